@@ -1,0 +1,170 @@
+"""The OpenAPI document: one typed operation a layer, made from the list of layers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app import __version__
+from app.api.problems import MEDIA_TYPE
+from app.layers import LayerSpec, compute_model, shape_model
+from app.schemas import answers
+from app.schemas.tensors import TENSOR_FORMAT, TENSOR_SCHEMAS
+
+REFERENCE = "#/components/schemas/{model}"
+BODY_ERRORS = {
+    400: "Not JSON, or not UTF-8",
+    406: "No acceptable answer format",
+    413: "The body is over the limit",
+    415: "Not a JSON body",
+    422: "Well formed and wrong",
+    500: "A fault of the service",
+    503: "No memory, or the device failed",
+}
+GETS: tuple[tuple[str, str, str, type[BaseModel]], ...] = (
+    ("/v1/layers", "listLayers", "The catalogue of layers", answers.Catalogue),
+    ("/v1/info", "getInfo", "Versions, device, limits in force", answers.Info),
+    ("/livez", "livez", "Whether the process lives", answers.Health),
+    ("/readyz", "readyz", "Whether the process takes requests", answers.Health),
+)
+
+
+def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
+    """The whole document, ready to print."""
+    models: list[type[BaseModel]] = [
+        answers.LayerAnswer,
+        answers.ShapeAnswer,
+        answers.LayerCard,
+        answers.Problem,
+        *(model for *_, model in GETS),
+    ]
+    for spec in layers.values():
+        models += [compute_model(spec), shape_model(spec)]
+    unique = list(dict.fromkeys(models))
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in unique], ref_template=REFERENCE
+    )
+    paths = {path: {"get": _get(operation, text, model)} for path, operation, text, model in GETS}
+    paths["/v1/layers/{layer}"] = {
+        "get": {
+            **_get("getLayer", "One layer of the catalogue", answers.LayerCard, {404: "No layer"}),
+            "parameters": [
+                {"name": "layer", "in": "path", "required": True, "schema": {"enum": [*layers]}}
+            ],
+        }
+    }
+    for spec in layers.values():
+        path = f"/v1/layers/{spec.name}"
+        paths[path] = {"post": _compute(spec)}
+        paths[f"{path}/shape"] = {"post": _shape(spec)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Lamina",
+            "version": __version__,
+            "summary": "Neural-network layers over HTTP, with their gradients",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {"schemas": {**TENSOR_SCHEMAS, **_with_tensors(definitions["$defs"])}},
+    }
+
+
+def _with_tensors(schema: Any) -> Any:
+    """The schema with references where tensors stand."""
+    if isinstance(schema, dict):
+        if schema.get("format") == TENSOR_FORMAT:
+            return {"$ref": REFERENCE.format(model="Tensor")}
+        return {key: _with_tensors(value) for key, value in schema.items()}
+    return [_with_tensors(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REFERENCE.format(model=model.__name__)}
+
+
+def _responses(
+    model: type[BaseModel], errors: Mapping[int, str], headers: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    ok: dict[str, Any] = {
+        "description": "The answer",
+        "content": {"application/json": {"schema": _reference(model)}},
+    }
+    if headers:
+        ok["headers"] = headers
+    problem = {MEDIA_TYPE: {"schema": _reference(answers.Problem)}}
+    return {
+        "200": ok,
+        **{
+            str(status): {"description": text, "content": problem}
+            for status, text in errors.items()
+        },
+    }
+
+
+def _get(
+    operation: str,
+    summary: str,
+    model: type[BaseModel],
+    errors: Mapping[int, str] | None = None,
+) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "tags": ["service"],
+        "responses": _responses(model, errors or {}),
+    }
+
+
+def _operation(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _compute(spec: LayerSpec) -> dict[str, Any]:
+    timing = {
+        "Server-Timing": {
+            "description": "queue, decode, compute and encode, ms",
+            "schema": {"type": "string"},
+        }
+    }
+    return {
+        "operationId": _operation(spec.name),
+        "summary": spec.summary,
+        "tags": [spec.family],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": _reference(compute_model(spec)),
+                    "example": dict(spec.example),
+                }
+            },
+        },
+        "responses": _responses(answers.LayerAnswer, BODY_ERRORS, timing),
+    }
+
+
+def _shape(spec: LayerSpec) -> dict[str, Any]:
+    example = {
+        "input_shape": example_shape(spec.example["input"]),
+        **{name: value for name, value in spec.example.items() if name != "input"},
+    }
+    return {
+        "operationId": _operation(spec.name + "_shape"),
+        "summary": f"Output shape of {spec.name}, without data",
+        "tags": [spec.family],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _reference(shape_model(spec)), "example": example}
+            },
+        },
+        "responses": _responses(answers.ShapeAnswer, BODY_ERRORS),
+    }
+
+
+def example_shape(nested: Any) -> list[int]:
+    """The shape of an example's nested arrays."""
+    return [len(nested), *example_shape(nested[0])] if isinstance(nested, list) else []

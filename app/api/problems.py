@@ -1,0 +1,158 @@
+"""Errors on the wire: RFC 9457 problem details, and a page for each kind."""
+
+import difflib
+import html
+import logging
+from collections.abc import Collection, Iterator
+from http import HTTPStatus
+
+import orjson
+from asgi_correlation_id import correlation_id
+from fastapi import FastAPI, Request, Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import errors
+from app.errors import FieldError, InvalidRequest, LaminaError
+
+logger = logging.getLogger("lamina")
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 16
+MAX_DETAIL = 300
+RETRY_AFTER_S = 1
+
+STATUS: dict[type[LaminaError], int] = {
+    errors.LaminaError: 500,
+    errors.MalformedBody: 400,
+    errors.UnknownLayer: 404,
+    errors.NotAcceptable: 406,
+    errors.BodyTooLarge: 413,
+    errors.UnsupportedMedia: 415,
+    errors.InvalidRequest: 422,
+    errors.EmptyWindow: 422,
+    errors.OutputTooLarge: 422,
+    errors.CostLimit: 422,
+    errors.OutOfMemory: 503,
+    errors.DeviceLost: 503,
+}
+KINDS = {kind.code: kind for kind in STATUS}
+HTTP_TITLES = {404: "No such page", 405: "This path does not take that method"}
+
+
+def problem(error: LaminaError) -> Response:
+    """The response for a domain error."""
+    status = STATUS[type(error)]
+    body: dict[str, object] = {
+        "type": f"/errors/{error.code}",
+        "title": error.title,
+        "status": status,
+        "detail": _short(error.detail),
+        "request_id": correlation_id.get() or "-",
+    }
+    if error.errors:
+        body["errors"] = [
+            {"pointer": _short(e.pointer), "code": e.code, "detail": _short(e.detail)}
+            for e in error.errors[:MAX_ERRORS]
+        ]
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
+
+
+def _short(text: str) -> str:
+    """Cut to a bounded length; lone surrogates, which no JSON can hold, are replaced."""
+    text = text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 3] + "..."
+    return text.encode("utf-8", "replace").decode()
+
+
+def from_validation(error: ValidationError, known: Collection[str]) -> InvalidRequest:
+    """Pydantic's findings as pointers and sentences, without the input's values."""
+    fields = [
+        _field_error(found["type"], found["loc"], found["msg"], known)
+        for found in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    first = fields[0].detail
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    return InvalidRequest(first + more, fields)
+
+
+def _field_error(
+    kind: str, loc: tuple[int | str, ...], message: str, known: Collection[str]
+) -> FieldError:
+    # Behind the field's name stand union tags, which are no part of the request.
+    name = str(loc[0]) if loc else ""
+    path = "/".join([_escaped(name), *(str(part) for part in loc[1:] if isinstance(part, int))])
+    if kind == "extra_forbidden":
+        detail = f"{name[:64]}: unknown field; {nearest(name, known)}"
+        return FieldError(f"#/{path}", "unknown-field", detail)
+    code = "missing" if kind == "missing" else kind.replace("_", "-")
+    return FieldError(f"#/{path}", code, f"{path}: {message[:1].lower()}{message[1:]}")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """A hint at the known name that is most like this one, else all of them."""
+    near = difflib.get_close_matches(name[:64], known, 1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+
+
+def _escaped(name: str) -> str:
+    return name[:64].replace("~", "~0").replace("/", "~1")
+
+
+class CatchAll:
+    """Answers a problem where the app below failed before it answered anything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            if scope["type"] != "http" or started:
+                raise
+            logger.error("request failed: %s", type(error).__name__, exc_info=error)
+            await problem(LaminaError("an unexpected fault; the request may be sent again"))(
+                scope, receive, send
+            )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app as a problem, and serve the pages of their kinds."""
+
+    @app.exception_handler(LaminaError)
+    async def domain_error(request: Request, error: LaminaError) -> Response:
+        return problem(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        phrase = HTTPStatus(error.status_code).phrase
+        body = {
+            "type": "about:blank",
+            "title": HTTP_TITLES.get(error.status_code, phrase),
+            "status": error.status_code,
+            "detail": "GET /openapi.json lists the paths and their methods",
+            "request_id": correlation_id.get() or "-",
+        }
+        return Response(orjson.dumps(body), error.status_code, error.headers, MEDIA_TYPE)
+
+    @app.get("/errors/{code}", include_in_schema=False)
+    async def error_page(code: str) -> Response:
+        if code not in KINDS:
+            raise HTTPException(404)
+        return Response("".join(_page(KINDS[code])), media_type="text/html; charset=utf-8")
+
+
+def _page(kind: type[LaminaError]) -> Iterator[str]:
+    yield f'<!doctype html><html lang="en"><title>{html.escape(kind.title)}</title>'
+    yield f"<h1>{html.escape(kind.title)}</h1>"
+    yield f"<p><code>/errors/{kind.code}</code>, status {STATUS[kind]}</p>"
+    yield f"<p>{html.escape(kind.help)}</p></html>"

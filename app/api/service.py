@@ -1,0 +1,54 @@
+"""Routes about the service itself: health, information, the interactive reference."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import FileResponse
+
+STATIC = Path(__file__).parent / "static"
+JSON = "application/json"
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def build_router(info: dict[str, Any]) -> APIRouter:
+    """Health and information; `info` is what `/v1/info` answers."""
+    router = APIRouter()
+
+    @router.get("/livez", name="livez")
+    async def livez() -> Response:
+        return Response(b'{"status":"alive"}', media_type=JSON)
+
+    @router.get("/readyz", name="readyz")
+    async def readyz() -> Response:
+        return Response(b'{"status":"ready"}', media_type=JSON)
+
+    @router.get("/v1/info", name="info")
+    async def get_info() -> Response:
+        return Response(json.dumps(info), media_type=JSON)
+
+    return router
+
+
+def build_docs(document: Callable[[], dict[str, Any]]) -> APIRouter:
+    """The interactive reference, from this process's own files."""
+    router = APIRouter(include_in_schema=False)
+    text = json.dumps(document()).encode()
+
+    @router.get("/openapi.json")
+    async def openapi() -> Response:
+        return Response(text, media_type=JSON)
+
+    @router.get("/docs")
+    async def docs() -> Response:
+        return FileResponse(STATIC / "docs.html", headers=PAGE_HEADERS)
+
+    router.mount("/docs/assets", StaticFiles(directory=STATIC))
+    return router

@@ -1,0 +1,88 @@
+"""Numpy arrays <-> tensor payloads, and the rounding that each dtype needs."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.schemas.tensors import DTYPES, DType, Shape, TensorPayload
+
+Array = npt.NDArray[Any]
+Doubles = npt.NDArray[np.float64]
+Bits = npt.NDArray[np.uint16]
+
+
+def as_array(payload: TensorPayload) -> Array:
+    """The payload's elements in their storage type, without a copy."""
+    storage = DTYPES[payload.dtype].storage
+    return np.frombuffer(payload.data, storage).reshape(payload.shape)
+
+
+def as_payload(array: Array, dtype: str, shape: Shape) -> TensorPayload:
+    """A payload over the array's own memory."""
+    return TensorPayload(dtype, shape, memoryview(array.reshape(-1)))
+
+
+def from_numbers(numbers: Array, dtype: DType) -> tuple[Array, int | None]:
+    """float64 or int64 numbers in the dtype's storage, each rounded once, ties to even.
+
+    Also the flat index of the first number that does not fit the dtype, if any.
+    """
+    with np.errstate(over="ignore"):
+        if dtype.is_half:
+            elements: Array = round_to_half(numbers, dtype.name)
+            rounded: Array = widen(elements, dtype.name)
+        else:
+            elements = rounded = numbers.astype(dtype.storage)
+    if not dtype.is_float:
+        misfit = elements != numbers
+    else:
+        misfit = ~np.isfinite(rounded)
+        if misfit.any():
+            misfit &= np.isfinite(numbers)
+    return elements, int(misfit.argmax()) if misfit.any() else None
+
+
+def round_to_half(values: Doubles, dtype: str) -> Bits:
+    """The bits of the 16-bit float nearest to each float64, ties to even."""
+    return _bfloat16_bits(values) if dtype == "bfloat16" else values.astype("<f2").view("<u2")
+
+
+def widen(bits: Bits, dtype: str) -> Doubles:
+    """The float64 value of each 16-bit pattern."""
+    half = (bits.astype("<u4") << 16).view("<f4") if dtype == "bfloat16" else bits.view("<f2")
+    with np.errstate(invalid="ignore"):  # signalling NaN patterns
+        return half.astype("<f8")
+
+
+def _bfloat16_bits(values: Doubles) -> Bits:
+    """Round float64 to bfloat16 by way of float32 rounded to odd, so that it rounds only once.
+
+    Source: S. Boldo, G. Melquiond, "When double rounding is odd", 2005.
+    """
+    nearest = values.astype("<f4")
+    toward_zero = np.where(np.abs(nearest) > np.abs(values), np.nextafter(nearest, 0), nearest)
+    odd = toward_zero.astype("<f4").view("<u4") | (toward_zero != values)
+    rounded = (odd + 0x7FFF + ((odd >> 16) & 1)) >> 16
+    exact = nearest.view("<u4") >> 16
+    return np.where(np.isfinite(values), rounded, exact | np.isnan(values) * 0x40).astype("<u2")
+
+
+@functools.cache
+def shortest_halves(dtype: str) -> Doubles:
+    """For each of the 65,536 bit patterns, the shortest decimal that reads back as it.
+
+    Each is held as the float64 whose own shortest text is that decimal, so that printing the
+    table's entry prints it.
+    """
+    values = widen(np.arange(1 << 16, dtype="<u2"), dtype)
+    shortest = values.copy()
+    rest = np.flatnonzero(np.isfinite(values))
+    for digits in range(6):
+        decimals = np.array([float(f"{value:.{digits}e}") for value in values[rest].tolist()])
+        with np.errstate(over="ignore"):
+            same = widen(round_to_half(decimals, dtype), dtype) == values[rest]
+        shortest[rest[same]] = decimals[same]
+        rest = rest[~same]
+    return shortest

@@ -1,0 +1,11 @@
+"""JSON: numbers go from text to a buffer and back without becoming Python objects.
+
+simdjson parses the text and hands each numeric array over as one flat buffer; orjson prints
+arrays. What these two refuse, or would flatten or print as `null` in silence (ragged rows,
+non-finite numbers, integers beyond 64 bits), takes a slower path under the same rules.
+"""
+
+from app.codecs.json._reader import decode
+from app.codecs.json._writer import encode
+
+__all__ = ["decode", "encode"]

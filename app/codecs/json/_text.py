@@ -1,0 +1,95 @@
+"""Text -> simdjson document, and what is wrong where that fails."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+import simdjson
+
+from app.errors import FieldError, InvalidRequest, MalformedBody
+from app.schemas.tensors import json_kind
+
+DIAGNOSED_BYTES = 256 * 1024
+"""Longest body that is parsed again, with Python's parser, to say where it is wrong."""
+
+
+def parse(body: bytes) -> simdjson.Object:
+    """The body's one JSON object.
+
+    Raises:
+        MalformedBody: not a JSON object in UTF-8.
+        InvalidRequest: a number beyond the range of float64.
+
+    """
+    try:
+        document = simdjson.Parser().parse(body)
+    except UnicodeDecodeError as error:
+        raise MalformedBody("expected UTF-8 text; the body holds other bytes") from error
+    except RuntimeError as error:
+        widened = _print_long_integers_as_floats(body)
+        if widened == body:
+            _diagnose(body, error)
+        return parse(widened)
+    except ValueError as error:
+        _diagnose(body, error)
+    if not isinstance(document, simdjson.Object):
+        raise MalformedBody(f"expected a JSON object; got {json_kind(plain_kind(document))}")
+    return document
+
+
+def plain_kind(value: object) -> object:
+    """A plain value of the same JSON type as a simdjson proxy."""
+    if isinstance(value, simdjson.Array):
+        return ()
+    return {} if isinstance(value, simdjson.Object) else value
+
+
+def _print_long_integers_as_floats(body: bytes) -> bytes:
+    """Write `.0` behind integers of 19 digits and more; simdjson refuses those beyond 64 bits.
+
+    JavaScript prints 1e20 as 100000000000000000000.
+    """
+    text = np.frombuffer(body, np.uint8)
+    breaks = np.flatnonzero((text < ord("0")) | (text > ord("9")))
+    pieces, done = [], 0
+    for index in np.flatnonzero(np.diff(breaks) > 19):
+        start, end = int(breaks[index]) + 1, int(breaks[index + 1])
+        sign = body[start - 1 : start] == b"-"
+        if body[start - 1 - sign : start - sign] in b"[,: \t\r\n" and body[end] in b",]} \t\r\n":
+            pieces += [body[done:end], b".0"]
+            done = end
+    return b"".join([*pieces, body[done:]])
+
+
+def _diagnose(body: bytes, error: Exception) -> NoReturn:
+    if not body.strip():
+        raise MalformedBody("expected a JSON object; got an empty body") from error
+    if len(body) <= DIAGNOSED_BYTES:
+        try:
+            value = json.loads(body, parse_constant=_refuse_constant)
+        except json.JSONDecodeError as found:
+            where = f"line {found.lineno} column {found.colno}"
+            raise MalformedBody(f"not JSON: {found.msg} at {where}") from error
+        except (RecursionError, ValueError):
+            raise MalformedBody("not JSON: nested too deep, or a number too long") from error
+        for pointer in _infinite_numbers(value, ""):
+            raise InvalidRequest(
+                'a number is beyond the range of float64; to send infinity write "Infinity"',
+                [FieldError(f"#{pointer}", "out-of-range", "beyond the range of float64")],
+            ) from error
+    raise MalformedBody("not JSON, or a number is beyond the range of float64") from error
+
+
+def _refuse_constant(token: str) -> Any:
+    raise MalformedBody(f'JSON has no bare {token}; write it as the string "{token}"')
+
+
+def _infinite_numbers(value: object, pointer: str) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _infinite_numbers(item, f"{pointer}/{key}")
+    elif isinstance(value, float) and math.isinf(value):
+        yield pointer

@@ -1,0 +1,54 @@
+"""Payloads <-> torch tensors, and the layout they were sent in <-> the layers' own."""
+
+import torch
+
+from app.schemas.calls import Layout
+from app.schemas.tensors import DTYPES, Shape, TensorPayload
+
+
+def to_torch(payload: TensorPayload, device: torch.device) -> torch.Tensor:
+    """The payload on the device; on the CPU over its own memory."""
+    dtype: torch.dtype = getattr(torch, payload.dtype)
+    if 0 in payload.shape:
+        return torch.empty(payload.shape, dtype=dtype, device=device)
+    return torch.frombuffer(payload.data, dtype=dtype).view(payload.shape).to(device)
+
+
+def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
+    """The tensor rounded to the dtype, off the device."""
+    host = tensor.detach().to(getattr(torch, dtype)).cpu().contiguous()
+    array = host.view(torch.uint16).numpy() if dtype == "bfloat16" else host.numpy()
+    return TensorPayload(dtype, tuple(tensor.shape), memoryview(array.reshape(-1)))
+
+
+def working_dtype(dtype: str, compute_dtype: str | None) -> str:
+    """The dtype to compute in: half types in float32, unless another was asked for."""
+    return compute_dtype or ("float32" if DTYPES[dtype].is_half else dtype)
+
+
+def inward_shape(shape: Shape, layout: Layout, batched: bool) -> Shape:
+    """A shape as sent -> (N, C, *spatial)."""
+    shape = shape if batched else (1, *shape)
+    if layout == "channels_last" and len(shape) > 2:
+        return (shape[0], shape[-1], *shape[1:-1])
+    return shape
+
+
+def outward_shape(shape: Shape, layout: Layout, batched: bool) -> Shape:
+    """(N, C, *spatial) -> a shape as sent."""
+    if layout == "channels_last" and len(shape) > 2:
+        shape = (shape[0], *shape[2:], shape[1])
+    return shape if batched else shape[1:]
+
+
+def inward(tensor: torch.Tensor, layout: Layout, batched: bool) -> torch.Tensor:
+    """A tensor as sent -> (N, C, *spatial), a view."""
+    tensor = tensor if batched else tensor.unsqueeze(0)
+    return tensor.movedim(-1, 1) if layout == "channels_last" and tensor.dim() > 2 else tensor
+
+
+def outward(tensor: torch.Tensor, layout: Layout, batched: bool) -> torch.Tensor:
+    """(N, C, *spatial) -> a tensor as sent, a view."""
+    if layout == "channels_last" and tensor.dim() > 2:
+        tensor = tensor.movedim(1, -1)
+    return tensor if batched else tensor.squeeze(0)

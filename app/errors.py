@@ -1,0 +1,146 @@
+"""What can go wrong, in the words of the domain; HTTP statuses stand in `api/problems.py`.
+
+LaminaError
+├── RequestError                the caller can mend it
+│   ├── MalformedBody           not JSON, not UTF-8
+│   ├── BodyTooLarge            more bytes than the limit
+│   ├── UnsupportedMedia        a content type or encoding that is not read here
+│   ├── NotAcceptable           an answer format that is not written here
+│   ├── UnknownLayer            no layer of that name
+│   └── InvalidRequest          well formed and wrong: fields, shapes, options
+│       ├── EmptyWindow         a pooling window that holds no element
+│       ├── OutputTooLarge      the result would not fit the limit
+│       └── CostLimit           the result would take too long
+├── OutOfMemory                 the device has no room at the moment
+└── DeviceLost                  the accelerator failed; the process must be replaced
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One wrong field: a JSON pointer into the request, a stable code, and a sentence."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class LaminaError(Exception):
+    """Base of every error that Lamina raises on purpose.
+
+    `code` names the kind for programs, `title` for people; `help` is the text of its page.
+    """
+
+    code = "internal"
+    title = "Something broke on our side"
+    help = (
+        "The service met a fault of its own. The request may be sent again: computing a layer "
+        "has no side effects. If it fails each time, report it with its `request_id`."
+    )
+
+    def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+
+
+class RequestError(LaminaError):
+    """The caller can mend it."""
+
+
+class MalformedBody(RequestError):
+    code = "malformed-body"
+    title = "The body cannot be read"
+    help = (
+        "The body must be one JSON object in UTF-8. JSON has no bare `NaN`, `Infinity` or "
+        'trailing comma: write non-finite numbers as the strings `"NaN"`, `"Infinity"` and '
+        '`"-Infinity"`.'
+    )
+
+
+class BodyTooLarge(RequestError):
+    code = "body-too-large"
+    title = "The body is over the limit"
+    help = (
+        "`GET /v1/info` names the limit as `max_json_body_bytes`. Send fewer samples a request; "
+        "an operator can raise the limit with `LAMINA_MAX_JSON_BODY_BYTES`."
+    )
+
+
+class UnsupportedMedia(RequestError):
+    code = "unsupported-media-type"
+    title = "The body's format is not supported"
+    help = (
+        "Send `Content-Type: application/json` and no `Content-Encoding`. "
+        "With curl: `-H 'Content-Type: application/json'`."
+    )
+
+
+class NotAcceptable(RequestError):
+    code = "not-acceptable"
+    title = "No acceptable answer format"
+    help = "Answers are `application/json`; let the `Accept` header allow it, or leave it out."
+
+
+class UnknownLayer(RequestError):
+    code = "unknown-layer"
+    title = "No such layer"
+    help = "`GET /v1/layers` lists the layers that this service computes."
+
+
+class InvalidRequest(RequestError):
+    code = "invalid-request"
+    title = "The request is well formed and wrong"
+    help = (
+        "A field is unknown, missing, of the wrong type or outside its range, or shapes do not "
+        "fit together. `errors` points at each field; `detail` says what was expected and came."
+    )
+
+    @classmethod
+    def at(cls, field: str, code: str, detail: str) -> "InvalidRequest":
+        """The error of one field; `field` is a path such as `padding` or `padding/0`."""
+        return cls(detail, [FieldError(f"#/{field}", code, detail)])
+
+
+class EmptyWindow(InvalidRequest):
+    code = "empty-window"
+    title = "A pooling window holds no element"
+    help = (
+        "With this padding, dilation and stride at least one window lies in the padding alone: "
+        "it has no maximum, and no average where padding does not count. Use less padding, a "
+        'smaller dilation or `ceil_rule: "drop"`.'
+    )
+
+
+class OutputTooLarge(InvalidRequest):
+    code = "output-too-large"
+    title = "The result would be over the limit"
+    help = (
+        "Results and working memory are computed from the shapes before anything is allocated; "
+        "`GET /v1/info` names the limit as `max_output_bytes`. Use a larger stride, a smaller "
+        "output or padding, or fewer samples a request."
+    )
+
+
+class CostLimit(InvalidRequest):
+    code = "cost-limit"
+    title = "The computation would take too long"
+    help = (
+        "The cost is estimated from the shapes; `GET /v1/info` names the limit as `max_cost_ms`. "
+        "Use a smaller kernel, a larger stride, or fewer samples a request."
+    )
+
+
+class OutOfMemory(LaminaError):
+    code = "out-of-memory"
+    title = "No memory at the moment"
+    help = "The device had no room for this request just now. Try again after `Retry-After`."
+
+
+class DeviceLost(LaminaError):
+    code = "device-lost"
+    title = "The device failed"
+    help = "The accelerator failed and this process is being replaced. Try again shortly."

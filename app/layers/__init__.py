@@ -1,0 +1,41 @@
+"""The list of layers. A new family is one file here and one word in FAMILIES."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from app.layers import adaptive_pool, avg_pool, batch_norm, global_pool, max_pool
+from app.layers._requests import compute_model, options_of, shape_model
+from app.layers._spec import LayerSpec, Plan, Port, Tensors
+
+FAMILIES = (max_pool, avg_pool, adaptive_pool, global_pool, batch_norm)
+
+
+def build_registry(specs: Iterable[LayerSpec]) -> Mapping[str, LayerSpec]:
+    """A frozen mapping by name.
+
+    Raises:
+        ValueError: two layers share a name.
+
+    """
+    layers: dict[str, LayerSpec] = {}
+    for spec in specs:
+        if spec.name in layers:
+            raise ValueError(f"two layers are named {spec.name}")
+        layers[spec.name] = spec
+    return MappingProxyType(layers)
+
+
+LAYERS = build_registry(spec for family in FAMILIES for spec in family.SPECS)
+
+__all__ = [
+    "FAMILIES",
+    "LAYERS",
+    "LayerSpec",
+    "Plan",
+    "Port",
+    "Tensors",
+    "build_registry",
+    "compute_model",
+    "options_of",
+    "shape_model",
+]

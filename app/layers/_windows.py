@@ -1,0 +1,211 @@
+"""Sliding windows: the output-size formula, padding and ceil mode, in exact integers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import EmptyWindow, FieldError, InvalidRequest
+from app.schemas.answers import AxisCard
+from app.schemas.tensors import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingAxis:
+    """A window of `kernel` taps, `dilation` apart, that moves by `stride` over one axis.
+
+    `output = floor_or_ceil((input + before + after - effective) / stride) + 1`. Ceil mode's last
+    window is dropped if it would start in the padding behind the input, unless `keep`.
+    Source: torch `pooling_output_shape`; the rule is Caffe's (BVLC/caffe#3229).
+    """
+
+    input: int
+    kernel: int
+    stride: int
+    dilation: int
+    before: int
+    after: int
+    ceil: bool
+    keep: bool
+
+    @property
+    def effective(self) -> int:
+        """The window's extent with its dilation, elements."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def padded(self) -> int:
+        """Length with both paddings, elements."""
+        return self.input + self.before + self.after
+
+    @property
+    def full(self) -> int:
+        """Number of windows before any is dropped."""
+        room = self.padded - self.effective
+        return (-(-room // self.stride) if self.ceil else room // self.stride) + 1
+
+    @property
+    def dropped(self) -> bool:
+        """Whether ceil mode's last window is dropped."""
+        return (
+            self.ceil
+            and not self.keep
+            and (self.full - 1) * self.stride >= self.input + self.before
+        )
+
+    @property
+    def output(self) -> int:
+        """Number of windows."""
+        return self.full - self.dropped
+
+    @property
+    def overhang(self) -> int:
+        """How far ceil mode's last window reaches beyond the padding, elements."""
+        return max(0, (self.output - 1) * self.stride + self.effective - self.padded)
+
+    def taps(self, index: int) -> range:
+        """Input coordinates of window `index`; those outside the input are padding."""
+        start = index * self.stride - self.before
+        return range(start, start + self.effective, self.dilation)
+
+    def real(self, index: int) -> int:
+        """How many taps of window `index` are elements of the input."""
+        return len(inside(self.taps(index), 0, self.input))
+
+    def empty_windows(self) -> bool:
+        """Whether some window holds padding alone; looks only where that can happen."""
+        leading = range(min(self.output, -(-self.before // self.stride)))
+        last = self.output - 1
+        return any(not self.real(index) for index in leading) or (last >= 0 and not self.real(last))
+
+    def card(self) -> AxisCard:
+        """The axis explained."""
+        rounding = "ceil" if self.ceil else "floor"
+        formula = (
+            f"{rounding}(({self.input} + {self.before} + {self.after} - {self.dilation} * "
+            f"({self.kernel} - 1) - 1) / {self.stride}) + 1 = {self.full}"
+        )
+        reason = None
+        if self.dropped:
+            formula += f", less the dropped window = {self.output}"
+            reason = (
+                f"the last window would start at {(self.full - 1) * self.stride}, at or behind "
+                f"the end of input and leading padding, {self.input + self.before}"
+            )
+        return AxisCard(
+            input=self.input,
+            kernel=self.kernel,
+            effective_kernel=self.effective,
+            padding=(self.before, self.after),
+            stride=self.stride,
+            formula=formula,
+            output=self.output,
+            dropped_window=self.dropped,
+            dropped_window_reason=reason,
+        )
+
+
+def inside(taps: range, start: int, end: int) -> range:
+    """The part of `taps` within [start, end)."""
+    skip = max(0, -(-(start - taps.start) // taps.step))
+    stop = max(0, -(-(end - taps.start) // taps.step))
+    return taps[skip : min(stop, len(taps))]
+
+
+def per_axis(field: str, value: Any, dims: int) -> tuple[Any, ...]:
+    """One entry an axis: a single value, or a list of one, counts for every axis."""
+    entries = value if isinstance(value, tuple) else (value,)
+    if len(entries) == 1:
+        return tuple(entries) * dims
+    if len(entries) != dims:
+        detail = f"{field}: expected one value or {dims}, one a spatial axis; got {len(entries)}"
+        raise InvalidRequest.at(field, "wrong-length", detail)
+    return tuple(entries)
+
+
+def sliding_axes(spatial: Shape, options: Any) -> tuple[SlidingAxis, ...]:
+    """The windows of a pooling layer over these spatial lengths.
+
+    Raises:
+        InvalidRequest: lists of a wrong length, padding too large, a window longer than its axis.
+
+    """
+    dims = len(spatial)
+    kernels = per_axis("kernel_size", options.kernel_size, dims)
+    strides = kernels if options.stride is None else per_axis("stride", options.stride, dims)
+    dilations = per_axis("dilation", options.dilation, dims)
+    axes = []
+    for index, (length, kernel, stride, dilation) in enumerate(
+        zip(spatial, kernels, strides, dilations, strict=True)
+    ):
+        effective = dilation * (kernel - 1) + 1
+        before, after, same = _padding(options.padding, index, dims, length, effective, stride)
+        axis = SlidingAxis(
+            input=length,
+            kernel=kernel,
+            stride=stride,
+            dilation=dilation,
+            before=before,
+            after=after,
+            ceil=options.ceil_mode and not same,
+            keep=options.ceil_rule == "keep",
+        )
+        if not same:
+            _check_padding(axis, index)
+        if axis.output < 1:
+            detail = (
+                f"kernel_size: the window covers {effective} elements along spatial axis {index}; "
+                f"the input has {length} and padding {before} + {after}. Use a smaller kernel or "
+                "dilation, or more padding"
+            )
+            raise InvalidRequest.at("kernel_size", "window-too-large", detail)
+        axes.append(axis)
+    return tuple(axes)
+
+
+def _padding(
+    padding: Any, index: int, dims: int, length: int, effective: int, stride: int
+) -> tuple[int, int, bool]:
+    """Padding before and after one axis, and whether it is a `same` mode."""
+    if padding == "valid":
+        return 0, 0, False
+    if isinstance(padding, str):
+        total = max((-(-length // stride) - 1) * stride + effective - length, 0)
+        small, large = total // 2, total - total // 2
+        return (large, small, True) if padding == "same_lower" else (small, large, True)
+    entry = per_axis("padding", padding, dims)[index]
+    before, after = entry if isinstance(entry, tuple) else (entry, entry)
+    return before, after, False
+
+
+def _check_padding(axis: SlidingAxis, index: int) -> None:
+    symmetric = axis.before == axis.after
+    limit = axis.effective // 2 if symmetric else axis.effective - 1
+    if max(axis.before, axis.after) > limit:
+        rule = "at most half of" if symmetric else "smaller than"
+        detail = (
+            f"padding: expected {rule} the effective kernel, {axis.effective}, on spatial axis "
+            f"{index}; got {axis.before} before and {axis.after} after"
+        )
+        raise InvalidRequest.at("padding", "out-of-range", detail)
+
+
+def refuse_empty_windows(axes: Iterable[SlidingAxis]) -> None:
+    """Refuse windows that hold padding alone."""
+    for index, axis in enumerate(axes):
+        if axis.empty_windows():
+            detail = (
+                f"a window of spatial axis {index} holds no element: input {axis.input}, kernel "
+                f"{axis.kernel}, dilation {axis.dilation}, stride {axis.stride}, padding "
+                f"{axis.before} + {axis.after}. Use less padding or a smaller dilation"
+            )
+            raise EmptyWindow(detail, [FieldError("#/padding", "empty-window", detail)])
+
+
+def explicit(axes: tuple[SlidingAxis, ...]) -> dict[str, Any]:
+    """The window options as they were used, in the form that a request takes."""
+    return {
+        "kernel_size": tuple(axis.kernel for axis in axes),
+        "stride": tuple(axis.stride for axis in axes),
+        "padding": tuple((axis.before, axis.after) for axis in axes),
+        "dilation": tuple(axis.dilation for axis in axes),
+    }

@@ -1,0 +1,168 @@
+"""Adaptive pooling: windows chosen so that the output has a given size."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from app.errors import InvalidRequest
+from app.layers._pooling import average_notes, max_notes
+from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
+from app.layers._windows import per_axis
+from app.schemas.answers import AxisCard
+from app.schemas.calls import Flag
+from app.schemas.options import LayerOptions, OutputSize
+from app.schemas.tensors import Shapes
+
+
+class AdaptiveAvgPoolOptions(LayerOptions):
+    """Options of adaptive average pooling."""
+
+    output_size: OutputSize
+    """Length of each spatial axis of the output; null keeps the input's."""
+
+
+class AdaptiveMaxPoolOptions(AdaptiveAvgPoolOptions):
+    """Options of adaptive max pooling."""
+
+    return_indices: Flag = False
+    """Whether to answer where each maximum was, counted in its plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveAxis:
+    """Output `i` looks at [floor(i * n / o), ceil((i + 1) * n / o)); windows may overlap.
+
+    Source: torch `start_index` and `end_index`.
+    """
+
+    input: int
+    output: int
+
+    def taps(self, index: int) -> range:
+        """Input coordinates of window `index`."""
+        return range(index * self.input // self.output, -(-(index + 1) * self.input // self.output))
+
+    @property
+    def largest(self) -> int:
+        """Length of the largest window, from above."""
+        if not self.output:
+            return 0
+        return min(self.input, -(-self.input // self.output) + (self.input % self.output > 0))
+
+    def card(self) -> AxisCard:
+        """The axis explained."""
+        even = self.output and self.input % self.output == 0
+        return AxisCard(
+            input=self.input,
+            kernel=self.largest,
+            effective_kernel=self.largest,
+            padding=(0, 0),
+            stride=self.input // self.output if even else None,
+            formula=(
+                f"window i = [floor(i * {self.input} / {self.output}), "
+                f"ceil((i + 1) * {self.input} / {self.output}))"
+            ),
+            output=self.output,
+            dropped_window=False,
+        )
+
+
+def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
+    """Windows, output shape, and cost: one operation a tap, from above."""
+    shape = shapes["input"]
+    check_not_empty(shape)
+    sizes = per_axis("output_size", options.output_size, len(shape) - 2)
+    axes = tuple(
+        AdaptiveAxis(length, length if size is None else size)
+        for length, size in zip(shape[2:], sizes, strict=True)
+    )
+    if any(axis.output >= 2**31 for axis in axes):
+        detail = "output_size: expected lengths below 2147483648"
+        raise InvalidRequest.at("output_size", "out-of-range", detail)
+    output = (*shape[:2], *(axis.output for axis in axes))
+    indices = isinstance(options, AdaptiveMaxPoolOptions) and options.return_indices
+    return Plan(
+        options=options.model_copy(update={"output_size": output[2:]}),
+        inputs=shapes,
+        outputs={"output": output, **({"indices": output} if indices else {})},
+        cost=math.prod(output) * math.prod(axis.largest for axis in axes),
+        axes=axes,
+    )
+
+
+def _nothing(x: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """An empty output that still hangs on the input; torch's own has no gradient."""
+    return x.flatten()[:0].view(plan.outputs["output"])
+
+
+def run_avg(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(N, C, *spatial) -> (N, C, *output_size)`."""
+    x, size = tensors["input"], plan.options.output_size
+    if 0 in plan.outputs["output"]:
+        return {"output": _nothing(x, plan)}
+    pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
+    return {"output": pool(x, size)}
+
+
+def run_max(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(N, C, *spatial) -> (N, C, *output_size)`, and the indices where they were asked for."""
+    x, size = tensors["input"], plan.options.output_size
+    if 0 in plan.outputs["output"]:
+        output = _nothing(x, plan)
+        where = output.detach().long()
+    else:
+        pool: Any = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[
+            len(size) - 1
+        ]
+        output, where = pool(x, size, return_indices=True)
+    return {"output": output, **({"indices": where} if plan.options.return_indices else {})}
+
+
+def explain_avg(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
+    """The windows with their divisors."""
+    divisors = torch.ones(())
+    for axis in plan.axes:
+        counts = torch.tensor([len(axis.taps(index)) for index in range(axis.output)])
+        divisors = divisors.unsqueeze(-1) * counts
+    return average_notes(tensors["input"], plan, divisors)
+
+
+def explain_max(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
+    """The windows with their maxima."""
+    return max_notes(tensors["input"], plan)
+
+
+def _example(dims: int) -> dict[str, object]:
+    rows: Any = [1, 3, 2, 4, 5] if dims == 1 else [[1, 3, 2], [5, 7, 8]]
+    return {"input": [[[rows] if dims == 3 else rows]], "output_size": [1, 2, 2][-dims:]}
+
+
+SPECS = tuple(
+    LayerSpec(
+        name=f"adaptive_{kind}_pool{dims}d",
+        family="adaptive_pool",
+        summary=f"{word} of windows that give {SPATIAL[dims]} a chosen size",
+        options=options,
+        inputs=(feature_map("input", dims, differentiable=True),),
+        outputs=tuple(feature_map(name, dims) for name in outputs),
+        plan=plan,
+        run=run,
+        explain=explain,
+        example=_example(dims),
+    )
+    for kind, word, options, run, explain, outputs in (
+        (
+            "max",
+            "Largest element",
+            AdaptiveMaxPoolOptions,
+            run_max,
+            explain_max,
+            ("output", "indices"),
+        ),
+        ("avg", "Mean", AdaptiveAvgPoolOptions, run_avg, explain_avg, ("output",)),
+    )
+    for dims in (1, 2, 3)
+)

@@ -1,0 +1,80 @@
+"""Global pooling: one value a channel."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from app.layers._pooling import average_notes, max_notes
+from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors, check_not_empty
+from app.layers._windows import SlidingAxis
+from app.schemas.calls import Flag
+from app.schemas.options import LayerOptions
+from app.schemas.tensors import Shapes
+
+
+class GlobalPoolOptions(LayerOptions):
+    """Options of global pooling."""
+
+    keepdims: Flag = True
+    """Whether the spatial axes stay, with length 1."""
+
+
+def plan(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
+    """Output shape, and cost: one operation an element."""
+    shape = shapes["input"]
+    check_not_empty(shape)
+    axes = tuple(SlidingAxis(n, n, n, 1, 0, 0, ceil=False, keep=False) for n in shape[2:])
+    return Plan(
+        options=options,
+        inputs=shapes,
+        outputs={"output": shape[:2] + (1,) * len(axes) * options.keepdims},
+        cost=math.prod(shape),
+        axes=axes,
+    )
+
+
+def run_max(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(N, C, *spatial) -> (N, C, 1...)` or `(N, C)`; the gradient goes to the first maximum."""
+    x = tensors["input"]
+    pool: Any = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[x.dim() - 3]
+    return {"output": pool(x, 1).view(plan.outputs["output"])}
+
+
+def run_avg(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(N, C, *spatial) -> (N, C, 1...)` or `(N, C)`."""
+    x = tensors["input"]
+    return {"output": x.mean(tuple(range(2, x.dim())), keepdim=plan.options.keepdims)}
+
+
+def explain_max(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
+    """Where each channel's maximum lies."""
+    return max_notes(tensors["input"], plan)
+
+
+def explain_avg(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
+    """The number of elements of a channel."""
+    x = tensors["input"]
+    count = torch.full((1,) * len(plan.axes), math.prod(x.shape[2:]))
+    return average_notes(x, plan, count)
+
+
+SPECS = tuple(
+    LayerSpec(
+        name=f"global_{kind}_pool",
+        family="global_pool",
+        summary=f"{word} of each channel, whatever the spatial size",
+        options=GlobalPoolOptions,
+        inputs=(Port("input", "(N, C, *spatial)", (3, 4, 5), mapped=True, differentiable=True),),
+        outputs=(Port("output", "(N, C, 1...) or (N, C)", (2, 3, 4, 5), mapped=True),),
+        plan=plan,
+        run=run,
+        explain=explain,
+        example={"input": [[[[1, 3], [5, 7]], [[2, 2], [4, 4]]]]},
+    )
+    for kind, word, run, explain in (
+        ("max", "Largest element", run_max, explain_max),
+        ("avg", "Mean", run_avg, explain_avg),
+    )
+)

@@ -1,0 +1,223 @@
+"""Max pooling: the largest element of each window, and where it was."""
+
+import itertools
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from app.errors import InvalidRequest
+from app.layers._pooling import max_notes, pad_by_hand, padded_elements
+from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
+from app.layers._windows import SlidingAxis, explicit, refuse_empty_windows, sliding_axes
+from app.schemas.calls import Flag
+from app.schemas.options import LayerOptions, Padding, Size
+from app.schemas.tensors import FLOATS, INTEGERS, Shapes
+
+
+class MaxPoolOptions(LayerOptions):
+    """Options of max pooling."""
+
+    kernel_size: Size
+    """The window, elements an axis."""
+    stride: Size | None = None
+    """Distance between windows; null: the kernel size."""
+    padding: Padding = 0
+    """Elements around the input, which never win: numbers, pairs [before, after], or a mode."""
+    dilation: Size = 1
+    """Distance between the taps of a window."""
+    ceil_mode: Flag = False
+    """Whether a last window may reach beyond the padding."""
+    ceil_rule: Literal["drop", "keep"] = "drop"
+    """Ceil mode's last window where it would start behind the input: dropped, or kept."""
+    return_indices: Flag = False
+    """Whether to answer where each maximum was."""
+    index_base: Literal["plane", "onnx", "tf"] = "plane"
+    """What indices count: positions in a plane, in the whole tensor, or TensorFlow's."""
+    storage_order: Literal["row", "column"] = "row"
+    """Order of the spatial axes in onnx indices."""
+    tie: Literal["first", "split", "all"] = "first"
+    """Which of several equal maxima get the gradient: the first, an even share, all of it."""
+    nan: Literal["propagate", "ignore"] = Field("propagate")
+    """Whether NaN wins every window, or counts as -Infinity."""
+
+
+def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
+    """Windows, output shape, and cost: one comparison a tap."""
+    shape = shapes["input"]
+    check_not_empty(shape)
+    if options.storage_order == "column" and options.index_base != "onnx":
+        detail = 'storage_order: "column" is an order of onnx indices; add `index_base: "onnx"`'
+        raise InvalidRequest.at("storage_order", "conflict", detail)
+    axes = sliding_axes(shape[2:], options)
+    refuse_empty_windows(axes)
+    output = (*shape[:2], *(axis.output for axis in axes))
+    used = options.model_copy(update=explicit(axes))
+    return Plan(
+        options=used,
+        inputs=shapes,
+        outputs={"output": output, **({"indices": output} if options.return_indices else {})},
+        cost=math.prod(output) * math.prod(axis.kernel for axis in axes),
+        workspace=0 if _is_native(axes, used) else 3 * padded_elements(math.prod(shape[:2]), axes),
+        axes=axes,
+    )
+
+
+def run(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(N, C, *spatial) -> (N, C, *out)`, and the indices where they were asked for."""
+    x, options = tensors["input"], plan.options
+    if _is_native(plan.axes, options):
+        output, where = _pool(x, plan.axes, tuple(a.before for a in plan.axes), options.ceil_mode)
+    else:
+        source = x
+        if options.nan == "ignore" and x.is_floating_point():
+            source = torch.where(x.isnan(), -math.inf, x)
+        where = _first_maximum(source.detach(), plan.axes)
+        output = source.flatten(2).gather(2, where.flatten(2)).view(where.shape)
+        if options.tie != "first" and source.requires_grad:
+            output = _SharedMaximum.apply(source, output.detach(), plan.axes, options.tie)
+    if not options.return_indices:
+        return {"output": output}
+    return {"output": output, "indices": _numbered(where, x.shape, options)}
+
+
+def _is_native(axes: tuple[SlidingAxis, ...], options: MaxPoolOptions) -> bool:
+    """Whether torch's own pooling means the same."""
+    return (
+        options.tie == "first"
+        and options.nan == "propagate"
+        and all(a.before == a.after <= a.kernel // 2 for a in axes)
+    )
+
+
+def _pool(
+    x: torch.Tensor, axes: tuple[SlidingAxis, ...], padding: tuple[int, ...], ceil: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(axes) - 1]
+    kernel, stride = tuple(a.kernel for a in axes), tuple(a.stride for a in axes)
+    dilation = tuple(a.dilation for a in axes)
+    output, where = pool(x, kernel, stride, padding, dilation, ceil, return_indices=True)
+    return output, where
+
+
+def _lowest(x: torch.Tensor) -> float:
+    return -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+
+
+def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tensor:
+    """Plane indices of the maxima, from a pooling of the input padded by hand.
+
+    Padding can only win where every element of a window equals it; there the window's first
+    element is the answer.
+    """
+    padded = pad_by_hand(x, axes, _lowest(x))
+    _, rest = _pool(padded, axes, (0,) * len(axes), ceil=False)
+    plane = torch.zeros_like(rest)
+    first = torch.zeros((), dtype=rest.dtype, device=x.device)
+    is_real = torch.ones_like(rest, dtype=torch.bool)
+    unit = 1
+    for axis, length in zip(reversed(axes), reversed(padded.shape[2:]), strict=True):
+        position = rest % length - axis.before
+        rest = rest.div(length, rounding_mode="floor")
+        is_real &= (position >= 0) & (position < axis.input)
+        plane += position * unit
+        starts = torch.tensor([_first_tap(axis, o) for o in range(axis.output)], device=x.device)
+        first = starts.view(-1, *[1] * first.dim()) * unit + first
+        unit *= axis.input
+    return torch.where(is_real, plane, first)
+
+
+def _first_tap(axis: SlidingAxis, index: int) -> int:
+    taps = axis.taps(index)
+    return taps[-(-max(0, -taps.start) // taps.step)]
+
+
+def _numbered(where: torch.Tensor, shape: torch.Size, options: MaxPoolOptions) -> torch.Tensor:
+    """Plane indices in the base that was asked for."""
+    samples, channels, *spatial = shape
+    channel = torch.arange(channels, device=where.device).view(-1, *[1] * len(spatial))
+    if options.index_base == "tf":
+        return where * channels + channel
+    if options.index_base == "plane":
+        return where
+    if options.storage_order == "column":
+        rest, where, unit = where, torch.zeros_like(where), math.prod(spatial)
+        for length in reversed(spatial):
+            unit //= length
+            where = where + rest % length * unit
+            rest = rest.div(length, rounding_mode="floor")
+    sample = torch.arange(samples, device=where.device).view(-1, 1, *[1] * len(spatial))
+    return where + (sample * channels + channel) * math.prod(spatial)
+
+
+class _SharedMaximum(torch.autograd.Function):
+    """Passes the maxima on; their gradient goes to every element that equals them."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        source: torch.Tensor,
+        maximum: torch.Tensor,
+        axes: tuple[SlidingAxis, ...],
+        tie: str,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(source, maximum)
+        ctx.axes, ctx.tie = axes, tie
+        return maximum.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        (source, maximum), axes = ctx.saved_tensors, ctx.axes
+        padded = pad_by_hand(source, axes, -math.inf)
+        real = pad_by_hand(torch.ones_like(source[:1, :1]), axes, 0).bool()
+        taps = [
+            (..., *(slice(i * a.dilation, i * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
+                    for i, a in zip(tap, axes, strict=True)))
+            for tap in itertools.product(*(range(a.kernel) for a in axes))
+        ]  # fmt: skip
+        is_nan = maximum.isnan()
+
+        def winners(tap: Any) -> torch.Tensor:
+            seen = padded[tap]
+            return ((seen == maximum) | (seen.isnan() & is_nan)) & real[tap]
+
+        if ctx.tie == "split":
+            count = torch.zeros_like(grad)
+            for tap in taps:
+                count += winners(tap)
+            grad = grad / count
+        spread = torch.zeros_like(padded)
+        for tap in taps:
+            spread[tap] += torch.where(winners(tap), grad, 0)
+        unpadded = tuple(slice(a.before, a.before + a.input) for a in axes)
+        return spread[(..., *unpadded)], None, None, None
+
+
+def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
+    """The windows with their maxima."""
+    return max_notes(tensors["input"], plan, ignore_nan=plan.options.nan == "ignore")
+
+
+def _example(dims: int) -> dict[str, object]:
+    rows: Any = [1, 3, 2, 4] if dims == 1 else [[1, 3, 2, 4], [5, 6, 8, 7]]
+    return {"input": [[[rows] if dims == 3 else rows]], "kernel_size": [1, 2, 2][-dims:]}
+
+
+SPECS = tuple(
+    LayerSpec(
+        name=f"max_pool{dims}d",
+        family="max_pool",
+        summary=f"Largest element of each window over {SPATIAL[dims]}",
+        options=MaxPoolOptions,
+        inputs=(feature_map("input", dims, differentiable=True),),
+        outputs=(feature_map("output", dims), feature_map("indices", dims)),
+        plan=plan,
+        run=run,
+        explain=explain,
+        dtypes=FLOATS + INTEGERS,
+        example=_example(dims),
+    )
+    for dims in (1, 2, 3)
+)

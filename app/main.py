@@ -1,0 +1,85 @@
+"""The one place where the parts are joined."""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from app import __version__
+from app.api import layers as layer_routes
+from app.api import openapi, problems, service
+from app.compute import Engine
+from app.compute.device import set_threads
+from app.layers import LAYERS, LayerSpec
+from app.scheduling import Threads
+from app.schemas.tensors import DTYPES
+from app.settings import Settings, load_settings
+
+CONVENTIONS = ("torch",)
+REQUEST_HEADERS = ("Content-Type", "Authorization", "X-Request-ID", "X-Request-Timeout-Ms")
+RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def create_app(
+    settings: Settings | None = None, layers: Mapping[str, LayerSpec] = LAYERS
+) -> ASGIApp:
+    """The service as an ASGI app; settings come from the environment unless they are given."""
+    settings = settings or load_settings()
+    engine = Engine(settings.device, settings.limits)
+    thread_count = set_threads(settings.threads, settings.workers)
+    threads = Threads()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        threads.close()
+
+    app = FastAPI(
+        title="Lamina", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    problems.install(app)
+    app.include_router(service.build_router(_info(settings, engine, thread_count)))
+    app.include_router(layer_routes.build_router(layers, engine, threads, settings.limits))
+    if settings.docs:
+        app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
+    return _wrapped(app, settings)
+
+
+def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Request ids and cross-origin headers around everything, errors included."""
+    wrapped: ASGIApp = CorrelationIdMiddleware(
+        problems.CatchAll(app),
+        header_name="X-Request-ID",
+        validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
+    )
+    if settings.cors_origins:
+        wrapped = CORSMiddleware(
+            wrapped,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_credentials,
+            allow_methods=["GET", "POST"],
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
+        )
+    return wrapped
+
+
+def _info(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:
+    return {
+        "name": "lamina",
+        "version": __version__,
+        "torch": version("torch"),
+        "device": {"type": engine.device.type, "name": engine.device_name},
+        "workers": settings.workers,
+        "threads": threads,
+        "conventions": CONVENTIONS,
+        "dtypes": tuple(DTYPES),
+        "limits": settings.limits,
+    }

@@ -1,0 +1,1 @@
+"""The words of the wire: what requests and answers are made of. Pydantic only."""

@@ -1,0 +1,139 @@
+"""Tensors as the wire knows them, and the one table of dtypes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """One row of the dtype table.
+
+    `storage` is the numpy code of the elements in a payload's buffer, always little-endian;
+    bfloat16, which numpy lacks, is stored as its 16 bits.
+    """
+
+    name: str
+    storage: str
+    bits: int
+    is_float: bool
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes an element."""
+        return self.bits // 8
+
+    @property
+    def is_half(self) -> bool:
+        """A float too short to compute in."""
+        return self.is_float and self.bits == 16
+
+
+DTYPES: Mapping[str, DType] = {
+    row.name: row
+    for row in (
+        DType("float32", "<f4", 32, True),
+        DType("float64", "<f8", 64, True),
+        DType("float16", "<f2", 16, True),
+        DType("bfloat16", "<u2", 16, True),
+        DType("int8", "|i1", 8, False),
+        DType("uint8", "|u1", 8, False),
+        DType("int32", "<i4", 32, False),
+        DType("int64", "<i8", 64, False),
+    )
+}
+FLOATS = tuple(row.name for row in DTYPES.values() if row.is_float)
+INTEGERS = tuple(row.name for row in DTYPES.values() if not row.is_float)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPayload:
+    """A tensor outside the compute layer: dtype name, shape, row-major elements."""
+
+    dtype: str
+    shape: Shape
+    data: memoryview
+
+
+_NUMBER = [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]
+_AXIS = {"type": "array", "items": {"anyOf": [*_NUMBER, {"$ref": "#/components/schemas/Axis"}]}}
+TENSOR_FORMAT = "tensor"
+"""Stands in generated schemas where `api/openapi.py` puts the reference to Tensor."""
+TENSOR_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
+    "Axis": {
+        "title": "Axis",
+        "description": "One axis of a tensor: numbers, or arrays of equal length.",
+        **_AXIS,
+    },
+    "Tensor": {
+        "title": "Tensor",
+        "description": 'Nested arrays of numbers, or {"shape", "data"} in row-major order.',
+        "oneOf": [
+            _AXIS,
+            {
+                "type": "object",
+                "properties": {
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                    "dtype": {"enum": list(DTYPES)},
+                    "data": {"type": "array", "items": {"anyOf": _NUMBER}},
+                },
+                "required": ["shape", "data"],
+                "additionalProperties": False,
+            },
+        ],
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _TensorField:
+    """Teaches pydantic a field that holds a decoded `TensorPayload`, or one reserved word."""
+
+    word: str | None = None
+
+    def _accept(self, value: object) -> object:
+        if isinstance(value, TensorPayload) or (value is not None and value == self.word):
+            return value
+        raise PydanticCustomError(
+            "tensor-type",
+            "expected a tensor, as nested arrays of numbers or {{shape, data}}{word}; got {kind}",
+            {"word": f', or "{self.word}"' if self.word else "", "kind": json_kind(value)},
+        )
+
+    def __get_pydantic_core_schema__(
+        self, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._accept)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        tensor = {"format": TENSOR_FORMAT}
+        return {"anyOf": [tensor, {"const": self.word}]} if self.word else tensor
+
+
+Tensor = Annotated[TensorPayload, _TensorField()]
+TensorOrOnes = Annotated[TensorPayload | Literal["ones"], _TensorField("ones")]
+
+
+def json_kind(value: object) -> str:
+    """The JSON word for a decoded value's type."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case Mapping():
+            return "an object"
+        case _:
+            return "an array"

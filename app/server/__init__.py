@@ -1,0 +1,1 @@
+"""The uvicorn side: the command line, workers, the end of the process."""

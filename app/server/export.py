@@ -1,0 +1,55 @@
+"""Generated files: the OpenAPI document and the README's table of layers.
+
+`python -m app.server.export` writes them; with `--check` it fails where one is stale.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from app.api.openapi import build_document
+from app.layers import LAYERS
+
+ROOT = Path(__file__).parents[2]
+TABLE = re.compile(r"(<!-- layers -->\n).*?(<!-- /layers -->)", re.DOTALL)
+
+
+def openapi_text() -> str:
+    """The exported OpenAPI document."""
+    return json.dumps(build_document(LAYERS), indent=1) + "\n"
+
+
+def layer_table() -> str:
+    """A Markdown row for each layer."""
+    rows = [
+        f"| `{spec.name}` | {spec.summary} | {', '.join(f'`{port.name}`' for port in spec.inputs)} "
+        f"| {', '.join(f'`{name}`' for name in spec.options.model_fields)} |\n"
+        for spec in LAYERS.values()
+    ]
+    return "| layer | what it gives | tensors | options |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def generated(root: Path = ROOT) -> dict[Path, str]:
+    """Each generated file and its fresh text."""
+    readme = (root / "README.md").read_text()
+    return {
+        root / "openapi/openapi.json": openapi_text(),
+        root / "README.md": TABLE.sub(lambda m: m[1] + layer_table() + m[2], readme),
+    }
+
+
+def main() -> int:
+    """Write the files, or with `--check` name the stale ones."""
+    stale = [p for p, text in generated().items() if not p.exists() or p.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.name} is stale: run `make openapi`", file=sys.stderr)
+        return bool(stale)
+    for path in stale:
+        path.write_text(generated()[path])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

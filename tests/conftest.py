@@ -1,0 +1,69 @@
+"""What the tests share: an engine, an app in process, a call by name."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from app.codecs import json as json_codec
+from app.compute import Engine
+from app.layers import LAYERS, LayerSpec, compute_model
+from app.main import create_app
+from app.settings import Settings
+
+Post = Callable[[str, object], Any]
+LIMITS = Settings().limits
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    return Engine("cpu", LIMITS)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(create_app(Settings(cors_origins=("https://a.example",))))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def compute(engine: Engine, spec: LayerSpec | str, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer's payloads as torch tensors; the body may hold tensors."""
+    spec = LAYERS[spec] if isinstance(spec, str) else spec
+    tensors = {"grad_output", *(port.name for port in spec.inputs)}
+    text = json_codec.encode({k: wire(v) for k, v in body.items()})
+    fields = json_codec.decode(text, tensors, max_rank=8)
+    call: Any = compute_model(spec).model_validate(fields)
+    answer: dict[str, Any] = unwire(engine.run(spec, call, engine.plan(spec, call)))
+    return answer
+
+
+def wire(value: object) -> object:
+    """A torch tensor in the form that JSON takes."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    names = {float("inf"): "Infinity", float("-inf"): "-Infinity"}
+
+    def name(number: float) -> object:
+        return "NaN" if number != number else names.get(number, number)
+
+    return {"shape": list(value.shape), "data": [name(n) for n in value.flatten().tolist()]}
+
+
+def unwire(value: Any) -> Any:
+    """Payloads back to torch tensors."""
+    from app.schemas.tensors import TensorPayload
+
+    if isinstance(value, TensorPayload):
+        dtype = getattr(torch, value.dtype)
+        if 0 in value.shape:
+            return torch.empty(value.shape, dtype=dtype)
+        return torch.frombuffer(value.data, dtype=dtype).view(value.shape)
+    return {k: unwire(v) for k, v in value.items()} if isinstance(value, dict) else value
