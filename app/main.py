@@ -45,8 +45,8 @@ def create_app(
         title="Lamina", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     problems.install(app)
-    app.include_router(service.build_router(_info(settings, engine, thread_count)))
     app.include_router(layer_routes.build_router(layers, engine, threads, settings.limits))
+    app.include_router(service.build_router(_info(settings, engine, thread_count)))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
     return _wrapped(app, settings)

@@ -64,9 +64,7 @@ def test_max_pool(engine: Engine, dims: int, dtype: str) -> None:
             continue
         answered += 1
         leaf = x.clone().requires_grad_()
-        output, indices = torch_pool(
-            leaf, **options, dilation=dilation, return_indices=True
-        )
+        output, indices = torch_pool(leaf, **options, dilation=dilation, return_indices=True)
         output.sum().backward()
         close(answer["output"], output, dtype)
         assert torch.equal(answer["indices"], indices)
@@ -202,10 +200,10 @@ def test_global_pool(engine: Engine, kind: str, keepdims: bool) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_types_are_computed_in_float32_and_rounded_once(engine: Engine, dtype: str) -> None:
-    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
-    answer = compute(
-        engine, "avg_pool2d", {"input": x.float(), "kernel_size": 3, "dtype": dtype}
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).to(
+        getattr(torch, dtype)
     )
+    answer = compute(engine, "avg_pool2d", {"input": x.float(), "kernel_size": 3, "dtype": dtype})
     assert torch.equal(answer["output"], F.avg_pool2d(x.float(), 3).to(x.dtype))
 
 

@@ -79,9 +79,7 @@ def random_options(rng: random.Random, dims: int) -> dict[str, Any]:
 
 
 def values(x: torch.Tensor) -> dict[Index, Fraction]:
-    return {
-        index: Fraction(float(x[index])) for index in itertools.product(*map(range, x.shape))
-    }
+    return {index: Fraction(float(x[index])) for index in itertools.product(*map(range, x.shape))}
 
 
 def accepted(engine: Engine, name: str, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -182,9 +180,7 @@ def test_index_bases(engine: Engine) -> None:
         ("tf", "row"): 0 * n + (y * 4 + z) * 3 + c,
     }
     for (base, order), indices in expected.items():
-        answer = compute(
-            engine, "max_pool2d", {**body, "index_base": base, "storage_order": order}
-        )
+        answer = compute(engine, "max_pool2d", {**body, "index_base": base, "storage_order": order})
         assert torch.equal(answer["indices"], indices)
 
 

@@ -1,6 +1,5 @@
 """The layers' routes: catalogue, compute and shape, one operation a layer."""
 
-import functools
 import json
 import math
 import time
@@ -63,20 +62,23 @@ def build_router(
             raise _unknown(layer, layers)
         return Response(json.dumps(cards[layer]), media_type=JSON)
 
-    for spec in layers.values():
-        compute = Compute(spec, engine, threads, limits)
-        path = f"/v1/layers/{spec.name}"
-        router.add_api_route(path, compute.answer, methods=["POST"], name=spec.name)
-        shape = functools.partial(_shape, spec, engine, limits)
-        router.add_api_route(
-            f"{path}/shape", _endpoint(shape), methods=["POST"], name=f"{spec.name}_shape"
-        )
+    computes = {name: Compute(spec, engine, threads, limits) for name, spec in layers.items()}
 
-    @router.post("/v1/layers/{layer}", include_in_schema=False)
-    @router.post("/v1/layers/{layer}/shape", include_in_schema=False)
-    async def unknown_layer(layer: str) -> Response:
-        raise _unknown(layer, layers)
+    # Starlette's routes: bodies are read here, so FastAPI's parameters would only cost time.
+    async def compute(request: Request) -> Response:
+        return await find(request).answer(request)
 
+    async def shape(request: Request) -> Response:
+        return await find(request).shape(request)
+
+    def find(request: Request) -> Compute:
+        layer = request.path_params["layer"]
+        if layer not in computes:
+            raise _unknown(layer, layers)
+        return computes[layer]
+
+    router.add_route("/v1/layers/{layer}", compute, methods=["POST"])
+    router.add_route("/v1/layers/{layer}/shape", shape, methods=["POST"])
     return router
 
 
@@ -85,16 +87,8 @@ def _unknown(layer: str, layers: Mapping[str, LayerSpec]) -> UnknownLayer:
     return UnknownLayer(f"there is no layer of that name; {near}")
 
 
-def _endpoint(function: Any) -> Any:
-    async def endpoint(request: Request) -> Response:
-        response: Response = await function(request)
-        return response
-
-    return endpoint
-
-
 class Compute:
-    """The compute route of one layer."""
+    """The compute and shape routes of one layer."""
 
     def __init__(
         self, spec: LayerSpec, engine: Engine, threads: Threads, limits: Mapping[str, int]
@@ -131,15 +125,12 @@ class Compute:
         )
         return Response(text, 200, {**COMPUTE_HEADERS, "Server-Timing": timing}, JSON)
 
-
-async def _shape(
-    spec: LayerSpec, engine: Engine, limits: Mapping[str, int], request: Request
-) -> Response:
-    body = await read_body(request, limits["max_json_body_bytes"])
-    fields = CODECS[JSON].decode(body, (), max_rank=limits["max_rank"])
-    call: Any = validated(shape_model(spec), fields)
-    # The counts may exceed 64 bits, which only the standard library prints.
-    return Response(json.dumps(engine.shape(spec, call)), media_type=JSON)
+    async def shape(self, request: Request) -> Response:
+        """The output shape; its counts may exceed 64 bits, which only `json` prints."""
+        body = await read_body(request, self._limits["max_json_body_bytes"])
+        fields = CODECS[JSON].decode(body, (), max_rank=self._limits["max_rank"])
+        call: Any = validated(shape_model(self._spec), fields)
+        return Response(json.dumps(self._engine.shape(self._spec, call)), media_type=JSON)
 
 
 def validated(model: type[BaseModel], fields: Mapping[str, object]) -> BaseModel:

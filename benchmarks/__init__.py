@@ -1,0 +1,1 @@
+"""Lamina side by side with the service one would write, as ratios in one run."""
