@@ -45,6 +45,7 @@ def create_app(
         title="Lamina", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
     )
     problems.install(app)
+    app.add_middleware(problems.CatchAll)
     app.include_router(layer_routes.build_router(layers, engine, threads, settings.limits))
     app.include_router(service.build_router(_info(settings, engine, thread_count)))
     if settings.docs:
@@ -55,7 +56,7 @@ def create_app(
 def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
     """Request ids and cross-origin headers around everything, errors included."""
     wrapped: ASGIApp = CorrelationIdMiddleware(
-        problems.CatchAll(app),
+        app,
         header_name="X-Request-ID",
         validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
     )

@@ -1,0 +1,247 @@
+"""The service over HTTP, in process: answers, documents, and every kind of error."""
+
+import html
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from app import errors
+from app.api import problems
+from app.layers import LAYERS
+from app.server.export import ROOT, generated
+
+pytestmark = pytest.mark.anyio
+POOL = "/v1/layers/max_pool2d"
+INPUT = [[[[1, 2], [3, 4]]]]
+
+
+async def test_every_layer_answers_its_example(client: httpx.AsyncClient) -> None:
+    cards = (await client.get("/v1/layers")).json()["layers"]
+    assert [card["name"] for card in cards] == list(LAYERS)
+    for card in cards:
+        assert (await client.get(f"/v1/layers/{card['name']}")).json() == card
+        response = await client.post(f"/v1/layers/{card['name']}", json=card["example"])
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert answer["layer"] == card["name"]
+        assert "Server-Timing" in response.headers
+        again = await client.post(
+            f"/v1/layers/{card['name']}", json={**card["example"], **answer["options"]}
+        )
+        assert again.json()["output"] == answer["output"], "the options used can be sent"
+
+
+async def test_the_answer_has_the_parts_that_were_asked_for(client: httpx.AsyncClient) -> None:
+    body = {"input": INPUT, "kernel_size": 2}
+    plain = (await client.post(POOL, json=body)).json()
+    assert plain.keys() == {"layer", "dtype", "device", "output", "output_shape", "options"}
+    full = (
+        await client.post(
+            POOL, json={**body, "grad_output": "ones", "return_indices": True, "explain": True}
+        )
+    ).json()
+    assert full.keys() - plain.keys() == {"gradients", "indices", "explanation"}
+    assert full["explanation"]["windows"][0]["argmax"] == [1, 1]
+    flat = (await client.post(POOL, json={**body, "encoding": "flat"})).json()
+    assert flat["output"] == {"shape": [1, 1, 1, 1], "dtype": "float32", "data": [4.0]}
+
+
+async def test_shape_needs_no_data_whatever_the_size(client: httpx.AsyncClient) -> None:
+    body = {"input_shape": [2**31 - 1] * 4, "kernel_size": 2, "ceil_mode": True}
+    answer = (await client.post(f"{POOL}/shape", json=body)).json()
+    assert answer["output_shape"] == [2**31 - 1, 2**31 - 1, 2**30, 2**30]
+    assert answer["output_elements"] == (2**31 - 1) ** 2 * 2**60
+    dropped = {"input_shape": [1, 1, 9, 9], "kernel_size": 4, "padding": 2, "ceil_mode": True}
+    axes = (await client.post(f"{POOL}/shape", json=dropped)).json()["axes"]
+    assert axes[0]["dropped_window"] is True
+    assert axes[0]["output"] == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({"kernel_size": 2}, "#/input", "missing"),
+        ({"input": INPUT}, "#/kernel_size", "missing"),
+        ({"input": INPUT, "kernel_sise": 2}, "#/kernel_sise", "unknown-field"),
+        ({"input": INPUT, "kernel_size": 2.0}, "#/kernel_size", "int-type"),
+        ({"input": INPUT, "kernel_size": True}, "#/kernel_size", "int-type"),
+        ({"input": INPUT, "kernel_size": [2, 0]}, "#/kernel_size/1", "greater-than-equal"),
+        ({"input": INPUT, "kernel_size": [2, 2, 2]}, "#/kernel_size", "wrong-length"),
+        ({"input": INPUT, "kernel_size": 3}, "#/kernel_size", "window-too-large"),
+        ({"input": INPUT, "kernel_size": 5000}, "#/kernel_size", "out-of-range"),
+        ({"input": INPUT, "kernel_size": 2**63}, "#/kernel_size", "out-of-range"),
+        ({"input": INPUT, "kernel_size": 2, "padding": 2}, "#/padding", "out-of-range"),
+        ({"input": INPUT, "kernel_size": 2, "padding": "sane"}, "#/padding", "literal-error"),
+        ({"input": INPUT, "kernel_size": 2, "padding": [[1, 2, 3]]}, "#/padding/0", "too-long"),
+        ({"input": INPUT[0], "kernel_size": 2}, "#/input", "wrong-rank"),
+        ({"input": "x", "kernel_size": 2}, "#/input", "tensor-type"),
+        ({"input": [[[[]]]], "kernel_size": 2}, "#/input", "empty-axis"),
+        ({"input": INPUT, "kernel_size": 2, "grad_output": [1]}, "#/grad_output", "shape-mismatch"),
+        ({"input": INPUT, "kernel_size": 2, "grad_output": "one"}, "#/grad_output", "tensor-type"),
+        ({"input": INPUT, "kernel_size": 2, "dtype": "float8"}, "#/dtype", "literal-error"),
+        ({"input": INPUT, "kernel_size": 2, "dtype": "int8", "grad_output": "ones"},
+         "#/grad_output", "no-gradient"),
+        ({"input": INPUT, "kernel_size": 2, "dilation": 2, "padding": [[2, 0], [0, 0]]},
+         "#/kernel_size", "window-too-large"),
+        ({"input": INPUT, "kernel_size": 2, "storage_order": "column"},
+         "#/storage_order", "conflict"),
+    ],
+)  # fmt: skip
+async def test_wrong_fields_are_pointed_at(
+    client: httpx.AsyncClient, body: dict[str, Any], pointer: str, code: str
+) -> None:
+    response = await client.post(POOL, json=body)
+    assert response.status_code == 422, response.text
+    problem = check_problem(response)
+    found = [(error["pointer"], error["code"]) for error in problem["errors"]]
+    assert (pointer, code) in found
+
+
+async def test_the_window_of_padding_alone_is_refused(client: httpx.AsyncClient) -> None:
+    body = {"input": [[[[1, 2]]]], "kernel_size": [1, 2], "dilation": [1, 3], "stride": 1,
+            "padding": [[0, 0], [2, 2]]}  # fmt: skip
+    response = await client.post(POOL, json=body)
+    assert check_problem(response)["type"] == "/errors/empty-window"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"input": [[1, 2]], "training": True}, "#/input"),
+        ({"input": [[1, 2], [3, 4]], "training": False}, "#/running_mean"),
+        ({"input": [[1, 2], [3, 4]]}, "#/training"),
+        ({"input": [[1, 2], [3, 4]], "training": True, "weight": [1]}, "#/weight"),
+        ({"input": [[1, 2], [3, 4]], "training": True, "running_mean": [1, 1]}, "#/running_var"),
+        ({"input": [[1, 2], [3, 4]], "training": True, "momentum": 2}, "#/momentum"),
+        ({"input": [[1, 2], [3, 4]], "training": True, "eps": 0}, "#/eps"),
+        ({"input": [[1, 2], [3, 4]], "training": False, "running_mean": [0, 0],
+          "running_var": [1, -1]}, "#/running_var"),
+    ],
+)  # fmt: skip
+async def test_wrong_batch_norms(
+    client: httpx.AsyncClient, body: dict[str, Any], pointer: str
+) -> None:
+    response = await client.post("/v1/layers/batch_norm1d", json=body)
+    assert response.status_code == 422, response.text
+    assert check_problem(response)["errors"][0]["pointer"] == pointer
+
+
+async def test_statuses(client: httpx.AsyncClient) -> None:
+    js = {"Content-Type": "application/json"}
+    cases: list[tuple[int, httpx.Response]] = [
+        (400, await client.post(POOL, content=b"{", headers=js)),
+        (404, await client.get("/v1/layers/max_pool9d")),
+        (404, await client.post("/v1/layers/max_pool9d", json={})),
+        (404, await client.get("/nowhere")),
+        (404, await client.get("/errors/nothing")),
+        (405, await client.delete(POOL)),
+        (406, await client.post(POOL, json={}, headers={"Accept": "image/png"})),
+        (413, await client.post(POOL, content=b" " * (16 * 1024 * 1024 + 1), headers=js)),
+        (413, await client.post(POOL, content=chunks(17), headers=js)),
+        (415, await client.post(POOL, content=b"{}", headers={"Content-Type": "text/plain"})),
+        (415, await client.post(POOL, content=b"{}", headers={**js, "Content-Encoding": "gzip"})),
+        (422, await client.post(POOL, json={f"field{i}": 1 for i in range(99)})),
+    ]
+    for status, response in cases:
+        assert response.status_code == status, response.text
+        check_problem(response)
+
+
+async def chunks(mebibytes: int) -> Any:
+    for _ in range(mebibytes):
+        yield b" " * (1 << 20)
+
+
+def check_problem(response: httpx.Response) -> dict[str, Any]:
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert len(response.content) <= 8192
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == response.status_code
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+    assert len(problem.get("errors", [])) <= 16
+    return problem
+
+
+async def test_each_kind_of_error_has_its_page(client: httpx.AsyncClient) -> None:
+    kinds = {
+        kind.code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.LaminaError)
+    }
+    assert kinds == set(problems.KINDS)
+    for code in kinds:
+        page = await client.get(f"/errors/{code}")
+        assert page.status_code == 200
+        assert html.escape(problems.KINDS[code].title) in page.text
+
+
+async def test_an_unexpected_fault_is_a_problem_inside_cors(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.compute import Engine
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(Engine, "run", fail)
+    origin = {"Origin": "https://a.example"}
+    response = await client.post(POOL, json={"input": INPUT, "kernel_size": 2}, headers=origin)
+    assert response.status_code == 500
+    check_problem(response)
+    assert "secret" not in response.text
+    assert response.headers["Access-Control-Allow-Origin"] == "https://a.example"
+
+
+async def test_cors_headers_stand_on_errors_too(client: httpx.AsyncClient) -> None:
+    origin = {"Origin": "https://a.example"}
+    for response in (
+        await client.get("/livez", headers=origin),
+        await client.get("/nowhere", headers=origin),
+        await client.delete(POOL, headers=origin),
+        await client.post(POOL, json={}, headers=origin),
+        await client.post(POOL, content=b"x", headers=origin),
+    ):
+        assert response.headers["Access-Control-Allow-Origin"] == "https://a.example"
+        assert "Origin" in response.headers["Vary"]
+    stranger = await client.get("/livez", headers={"Origin": "https://b.example"})
+    assert "Access-Control-Allow-Origin" not in stranger.headers
+
+
+async def test_request_ids_are_echoed_when_they_are_harmless(client: httpx.AsyncClient) -> None:
+    kept = await client.get("/livez", headers={"X-Request-ID": "abc-1"})
+    assert kept.headers["X-Request-ID"] == "abc-1"
+    minted = await client.get("/livez", headers={"X-Request-ID": "a b\t<script>"})
+    assert "script" not in minted.headers["X-Request-ID"]
+
+
+async def test_documents(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    operations = [op for path in document["paths"].values() for op in path.values()]
+    assert len({op["operationId"] for op in operations}) == len(operations)
+    for name in LAYERS:
+        body = document["paths"][f"/v1/layers/{name}"]["post"]["requestBody"]
+        reference = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert reference in document["components"]["schemas"]
+        assert body["content"]["application/json"]["example"]
+    text = json.dumps(document)
+    for part in set(text.split('"$ref": "')[1:]):
+        assert part.partition('"')[0].rpartition("/")[2] in document["components"]["schemas"]
+    page = await client.get("/docs")
+    assert "http" not in page.text.replace("<!doctype html>", "")
+    for asset in ("docs.js", "swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css"):
+        assert (await client.get(f"/docs/assets/{asset}")).status_code == 200
+
+
+async def test_info_and_health(client: httpx.AsyncClient) -> None:
+    info = (await client.get("/v1/info")).json()
+    assert info["limits"]["max_output_bytes"] == 256 << 20
+    assert info["threads"] >= 1
+    for path in ("/livez", "/readyz"):
+        assert (await client.get(path)).status_code == 200
+
+
+def test_generated_files_are_fresh() -> None:
+    for path, text in generated(ROOT).items():
+        assert path.read_text() == text, f"{path.name} is stale: run `make openapi`"

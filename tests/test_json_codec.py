@@ -1,0 +1,183 @@
+"""The JSON codec: round trips of every dtype, and what it refuses."""
+
+import json
+import math
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.codecs import json as codec
+from app.codecs._arrays import as_array, round_to_half, widen
+from app.errors import InvalidRequest, LaminaError, MalformedBody
+from app.schemas.tensors import DTYPES, FLOATS, INTEGERS, TensorPayload
+
+shapes = st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple)
+
+
+def payload(dtype: str, shape: tuple[int, ...], raw: bytes) -> TensorPayload:
+    return TensorPayload(dtype, shape, memoryview(np.frombuffer(raw, DTYPES[dtype].storage)))
+
+
+def decode(text: bytes, dtype: str = "float32") -> TensorPayload:
+    body = b'{"dtype": "%s", "input": %s}' % (dtype.encode(), text)
+    value = codec.decode(body, {"input"}, max_rank=8)["input"]
+    assert isinstance(value, TensorPayload)
+    return value
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_round_trip_is_bit_exact(data: Any) -> None:
+    dtype = data.draw(st.sampled_from(FLOATS + INTEGERS))
+    shape = data.draw(shapes)
+    encoding = data.draw(st.sampled_from(["nested", "flat"]))
+    size = math.prod(shape) * DTYPES[dtype].itemsize
+    before = payload(dtype, shape, data.draw(st.binary(min_size=size, max_size=size)))
+    text = codec.encode({"dtype": dtype, "input": before}, encoding=encoding)
+    json.loads(text, parse_constant=pytest.fail)
+    after = codec.decode(text, {"input"}, max_rank=8)["input"]
+    assert isinstance(after, TensorPayload)
+    if 0 in shape and encoding == "nested":
+        assert math.prod(after.shape) == 0
+        return
+    assert after.shape == shape
+    old, new = _canonical(before), _canonical(after)
+    assert old == new
+
+
+def _canonical(payload: TensorPayload) -> bytes:
+    """The bytes, with one pattern for every NaN: JSON has one word for them."""
+    array = as_array(payload).copy()
+    if payload.dtype == "bfloat16":
+        array[np.isnan(widen(array, "bfloat16"))] = 0x7FC0
+    elif array.dtype.kind == "f":
+        array[np.isnan(array)] = np.nan
+    return array.tobytes()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([*FLOATS]))
+def test_numbers_are_rounded_once_ties_to_even(number: float, dtype: str) -> None:
+    try:
+        bits = as_array(decode(repr(number).encode().join([b"[", b"]"]), dtype)).tobytes()
+    except InvalidRequest as error:
+        assert error.errors[0].code == "out-of-range"
+        return
+    if dtype == "bfloat16":
+        assert bits == struct.pack("<H", nearest_bfloat16(number))
+    else:
+        assert bits == np.array([number], DTYPES[dtype].storage).tobytes()
+
+
+def nearest_bfloat16(number: float) -> int:
+    """By exact comparison with both neighbours, in fractions."""
+    from fractions import Fraction
+
+    exact, table = abs(Fraction(number)), 0x7F80
+    low, high = 0, table
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = struct.unpack("<f", struct.pack("<I", middle << 16))[0]
+        low, high = (middle, high) if value <= exact else (low, middle)
+    below = Fraction(struct.unpack("<f", struct.pack("<I", low << 16))[0])
+    above = (
+        Fraction(2) ** 128
+        if high == table
+        else Fraction(struct.unpack("<f", struct.pack("<I", high << 16))[0])
+    )
+    up = exact - below > above - exact or (exact - below == above - exact and low % 2 == 1)
+    return (high if up else low) | (0x8000 if math.copysign(1, number) < 0 else 0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_half_prints_its_shortest_text(dtype: str) -> None:
+    bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16)
+    values = bits.view(getattr(torch, dtype)).double()
+    finite = values.isfinite()
+    kept = bits[finite].numpy()
+    text = codec.encode({"x": payload(dtype, kept.shape, kept.tobytes())})
+    printed = json.loads(text, parse_float=str)["x"]
+    assert torch.equal(
+        torch.tensor([float(p) for p in printed]).double().to(values.dtype),
+        torch.tensor([float(p) for p in printed]).double(),
+    )
+    back = round_to_half(np.array([float(p) for p in printed]), dtype)
+    assert np.array_equal(back, kept)
+    assert (
+        max(
+            len(p.strip("-").replace(".", "").lstrip("0").partition("e")[0].rstrip("0"))
+            for p in printed
+        )
+        <= 5
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "pointer", "code"),
+    [
+        (b"[[1, 2], [3]]", "#/input/1", "ragged"),
+        (b"[[1, 2, 3], [4], [5, 6]]", "#/input/1", "ragged"),
+        (b"[[1], [2, 3], []]", "#/input/1", "ragged"),
+        (b"[1, [2]]", "#/input/1", "not-a-number"),
+        (b"[[1], 2]", "#/input/1", "ragged"),
+        (b"[1, true]", "#/input/1", "not-a-number"),
+        (b"[1, null]", "#/input/1", "not-a-number"),
+        (b'[1, "3"]', "#/input/1", "not-a-number"),
+        (b'[1, "nan"]', "#/input/1", "not-a-number"),
+        (b"[1e999]", "#/input/0", "out-of-range"),
+        (b"[0, 1e300]", "#/input/1", "out-of-range"),
+        (b"[[[[[[[[[1]]]]]]]]]", "#/input", "too-deep"),
+        (b'{"shape": [2], "data": [1]}', "#/input/data", "shape-mismatch"),
+        (b'{"shape": [-1], "data": []}', "#/input", "tensor-form"),
+        (b'{"shape": [4294967296, 4294967296], "data": []}', "#/input/data", "shape-mismatch"),
+        (b'{"shape": [1], "data": [[1]], "more": 1}', "#/input", "tensor-form"),
+    ],
+)
+def test_refused_tensors(text: bytes, pointer: str, code: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(text)
+    assert (caught.value.errors[0].pointer, caught.value.errors[0].code) == (pointer, code)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" ", b"[]", b"3", b"{", b'{"input": [1,]}', b'{"input": [NaN]}', b"\xff{}",
+     b'{"a": "\xff"}', b'{"a": "\\ud800"}', b"[" * 100_000, b'{"a":' * 5000, b'{"a": 01}',
+     b'{"input": [' + b"9" * 5000 + b"." + b"]}", '{"a": 1}'.encode("utf-16")],
+)  # fmt: skip
+def test_refused_bodies(body: bytes) -> None:
+    with pytest.raises(LaminaError) as caught:
+        codec.decode(body, {"input"}, max_rank=8)
+    assert isinstance(caught.value, MalformedBody | InvalidRequest)
+    assert len(caught.value.detail) < 300
+
+
+def test_long_integers_are_numbers_for_floats() -> None:
+    numbers = decode(b"[100000000000000000000, -9223372036854775809]", "float64")
+    assert as_array(numbers).tolist() == [1e20, -9223372036854775808.0]
+
+
+def test_integers_are_exact_or_refused() -> None:
+    assert as_array(decode(b"[9007199254740993]", "int64")).tolist() == [9007199254740993]
+    for text, dtype in ((b"[128]", "int8"), (b"[-1]", "uint8"), (b"[1.0]", "int32")):
+        with pytest.raises(InvalidRequest):
+            decode(text, dtype)
+
+
+def test_brackets_in_strings_do_not_confuse_the_row_check() -> None:
+    body = b'{"input": [[1, 2], [3, 4]], "note": "[,", "k": {"a": [[1], [2]]}}'
+    fields = codec.decode(body, {"input"}, max_rank=8)
+    assert as_array(fields["input"]).tolist() == [[1, 2], [3, 4]]  # type: ignore[arg-type]
+
+
+def test_large_arrays_are_printed_in_pieces_and_stay_whole() -> None:
+    rows = np.random.default_rng(0).standard_normal((70_000, 3), "f4")
+    rows[1, 2], rows[69_999, 0] = np.nan, -np.inf
+    text = codec.encode({"input": payload("float32", rows.shape, rows.tobytes())})
+    after = decode(json.dumps(json.loads(text)["input"]).encode())
+    assert np.array_equal(as_array(after), rows, equal_nan=True)
