@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -86,7 +86,8 @@ def load_settings(**flags: object) -> Settings:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise SettingsError(f"{variable}: there is no such setting{hint}")
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        given: dict[str, Any] = {k: v for k, v in flags.items() if v is not None}
+        return Settings(**given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "cors_credentials"

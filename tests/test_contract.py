@@ -122,10 +122,7 @@ def test_every_dtype_is_kept(engine: Engine, spec: LayerSpec) -> None:
 
 @pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS)
 def test_one_sample_without_its_batch_axis(engine: Engine, spec: LayerSpec) -> None:
-    if spec.family == "batch_norm":
-        options = OPTIONS["batch_norm"][1]
-    else:
-        options = OPTIONS[spec.family][0]
+    options = OPTIONS[spec.family][1 if spec.family == "batch_norm" else 0]
     x = sample(spec)[:1]
     body = {"dtype": "float64", **options}
     batched = compute(engine, spec, {"input": x, **body})

@@ -78,6 +78,10 @@ def random_options(rng: random.Random, dims: int) -> dict[str, Any]:
     }
 
 
+def within(position: Index, x: torch.Tensor) -> bool:
+    return all(0 <= c < n for c, n in zip(position, x.shape[2:], strict=True))
+
+
 def values(x: torch.Tensor) -> dict[Index, Fraction]:
     return {index: Fraction(float(x[index])) for index in itertools.product(*map(range, x.shape))}
 
@@ -114,8 +118,7 @@ def test_max_pool(engine: Engine, dims: int, tie: str) -> None:
         gradient = dict.fromkeys(known, Fraction(0))
         for channel in range(2):
             for index, taps, _ in windows(x.shape[2:], o):
-                real = [(0, channel, *p) for p in itertools.product(*taps)
-                        if all(0 <= c < n for c, n in zip(p, x.shape[2:], strict=True))]  # fmt: skip
+                real = [(0, channel, *p) for p in itertools.product(*taps) if within(p, x)]
                 best = max(known[p] for p in real)
                 winners = [p for p in real if known[p] == best]
                 assert float(best) == answer["output"][(0, channel, *index)]
@@ -151,8 +154,7 @@ def test_avg_pool(engine: Engine, dims: int, overhang: str, count_include_pad: b
         known = values(x)
         gradient = dict.fromkeys(known, Fraction(0))
         for index, taps, pads in windows(x.shape[2:], o):
-            real = [(0, 0, *p) for p in itertools.product(*taps)
-                    if all(0 <= c < n for c, n in zip(p, x.shape[2:], strict=True))]  # fmt: skip
+            real = [(0, 0, *p) for p in itertools.product(*taps) if within(p, x)]
             divisor = len(real)
             if count_include_pad:
                 divisor = math.prod(

@@ -20,7 +20,8 @@ shapes = st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple)
 
 
 def payload(dtype: str, shape: tuple[int, ...], raw: bytes) -> TensorPayload:
-    return TensorPayload(dtype, shape, memoryview(np.frombuffer(raw, DTYPES[dtype].storage)))
+    elements: Any = np.frombuffer(raw, DTYPES[dtype].storage)
+    return TensorPayload(dtype, shape, memoryview(elements))
 
 
 def decode(text: bytes, dtype: str = "float32") -> TensorPayload:

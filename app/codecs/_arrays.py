@@ -21,7 +21,8 @@ def as_array(payload: TensorPayload) -> Array:
 
 def as_payload(array: Array, dtype: str, shape: Shape) -> TensorPayload:
     """A payload over the array's own memory."""
-    return TensorPayload(dtype, shape, memoryview(array.reshape(-1)))
+    elements: Any = array.reshape(-1)
+    return TensorPayload(dtype, shape, memoryview(elements))
 
 
 def from_numbers(numbers: Array, dtype: DType) -> tuple[Array, int | None]:
@@ -66,7 +67,10 @@ def _bfloat16_bits(values: Doubles) -> Bits:
     odd = toward_zero.astype("<f4").view("<u4") | (toward_zero != values)
     rounded = (odd + 0x7FFF + ((odd >> 16) & 1)) >> 16
     exact = nearest.view("<u4") >> 16
-    return np.where(np.isfinite(values), rounded, exact | np.isnan(values) * 0x40).astype("<u2")
+    bits: Bits = np.where(np.isfinite(values), rounded, exact | np.isnan(values) * 0x40).astype(
+        "<u2"
+    )
+    return bits
 
 
 @functools.cache

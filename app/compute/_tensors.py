@@ -1,5 +1,7 @@
 """Payloads <-> torch tensors, and the layout they were sent in <-> the layers' own."""
 
+from typing import Any
+
 import torch
 
 from app.schemas.calls import Layout
@@ -17,7 +19,7 @@ def to_torch(payload: TensorPayload, device: torch.device) -> torch.Tensor:
 def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
     """The tensor rounded to the dtype, off the device."""
     host = tensor.detach().to(getattr(torch, dtype)).cpu().contiguous()
-    array = host.view(torch.uint16).numpy() if dtype == "bfloat16" else host.numpy()
+    array: Any = host.view(torch.uint16).numpy() if dtype == "bfloat16" else host.numpy()
     return TensorPayload(dtype, tuple(tensor.shape), memoryview(array.reshape(-1)))
 
 

@@ -20,10 +20,11 @@ def compute_model(spec: LayerSpec) -> type[ComputeCall]:
     tensors: dict[str, Any] = {
         port.name: (Tensor, ...) if port.required else (Tensor | None, None) for port in spec.inputs
     }
-    dtypes: Any = Literal[spec.dtypes]  # type: ignore[valid-type]
-    return create_model(
+    dtypes: Any = Literal[spec.dtypes]
+    bases: Any = (spec.options, ComputeCall)
+    return create_model(  # type: ignore[no-any-return]
         _title(spec, "Request"),
-        __base__=(spec.options, ComputeCall),
+        __base__=bases,
         dtype=(dtypes, "float32"),
         **tensors,
     )
@@ -32,7 +33,8 @@ def compute_model(spec: LayerSpec) -> type[ComputeCall]:
 @functools.cache
 def shape_model(spec: LayerSpec) -> type[ShapeCall]:
     """The model of a shape request: the input's shape, the layer's options."""
-    return create_model(_title(spec, "ShapeRequest"), __base__=(spec.options, ShapeCall))
+    bases: Any = (spec.options, ShapeCall)
+    return create_model(_title(spec, "ShapeRequest"), __base__=bases)  # type: ignore[no-any-return]
 
 
 def options_of(spec: LayerSpec, call: BaseModel) -> Any:

@@ -77,7 +77,9 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
         where = _first_maximum(source.detach(), plan.axes)
         output = source.flatten(2).gather(2, where.flatten(2)).view(where.shape)
         if options.tie != "first" and source.requires_grad:
-            output = _SharedMaximum.apply(source, output.detach(), plan.axes, options.tie)
+            output = _SharedMaximum.apply(  # type: ignore[no-untyped-call]
+                source, output.detach(), plan.axes, options.tie
+            )
     if not options.return_indices:
         return {"output": output}
     return {"output": output, "indices": _numbered(where, x.shape, options)}
@@ -156,7 +158,7 @@ class _SharedMaximum(torch.autograd.Function):
     """Passes the maxima on; their gradient goes to every element that equals them."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         source: torch.Tensor,
         maximum: torch.Tensor,
@@ -168,11 +170,11 @@ class _SharedMaximum(torch.autograd.Function):
         return maximum.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         (source, maximum), axes = ctx.saved_tensors, ctx.axes
         padded = pad_by_hand(source, axes, -math.inf)
         real = pad_by_hand(torch.ones_like(source[:1, :1]), axes, 0).bool()
-        taps = [
+        taps: list[Any] = [
             (..., *(slice(i * a.dilation, i * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
                     for i, a in zip(tap, axes, strict=True)))
             for tap in itertools.product(*(range(a.kernel) for a in axes))
@@ -180,8 +182,9 @@ class _SharedMaximum(torch.autograd.Function):
         is_nan = maximum.isnan()
 
         def winners(tap: Any) -> torch.Tensor:
-            seen = padded[tap]
-            return ((seen == maximum) | (seen.isnan() & is_nan)) & real[tap]
+            seen: torch.Tensor = padded[tap]
+            won: torch.Tensor = ((seen == maximum) | (seen.isnan() & is_nan)) & real[tap]
+            return won
 
         if ctx.tie == "split":
             count = torch.zeros_like(grad)
@@ -191,8 +194,9 @@ class _SharedMaximum(torch.autograd.Function):
         spread = torch.zeros_like(padded)
         for tap in taps:
             spread[tap] += torch.where(winners(tap), grad, 0)
-        unpadded = tuple(slice(a.before, a.before + a.input) for a in axes)
-        return spread[(..., *unpadded)], None, None, None
+        unpadded: Any = tuple(slice(a.before, a.before + a.input) for a in axes)
+        unpadded = (..., *unpadded)
+        return spread[unpadded], None, None, None
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:

@@ -1,0 +1,78 @@
+"""The container files as data, and what their linters say."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+DOCKERFILE = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
+FINAL = DOCKERFILE.rpartition("\nFROM ")[2]
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return found
+
+
+@pytest.mark.parametrize("instruction", ["ENTRYPOINT", "CMD", "HEALTHCHECK .*CMD"])
+def test_commands_are_in_exec_form(instruction: str) -> None:
+    found = re.search(rf"^{instruction} +(\[.*\])$", FINAL, re.MULTILINE)
+    assert found, instruction
+    assert all(isinstance(word, str) for word in json.loads(found[1]))
+
+
+def test_the_image_runs_as_nobody_and_holds_no_build_tools() -> None:
+    user = re.findall(r"^USER (\d+):(\d+)$", FINAL, re.MULTILINE)
+    assert user
+    assert all(int(part) > 0 for part in user[-1])
+    assert not re.search(r"^ADD |curl|wget", DOCKERFILE, re.MULTILINE)
+    assert not re.search(r"^RUN ", FINAL, re.MULTILINE)
+    assert re.search(r"^ARG BASE=python:\d+\.\d+\.\d+-slim", DOCKERFILE, re.MULTILINE)
+    assert '--torch-backend="${TORCH_BACKEND}"' in DOCKERFILE
+
+
+@pytest.mark.parametrize("name", ["lamina", "lamina-gpu"])
+def test_compose_leaves_no_rights_and_time_to_drain(name: str) -> None:
+    service = services()[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["mem_limit"] == service["memswap_limit"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    grace_s = int(service["stop_grace_period"].removesuffix("s"))
+    assert grace_s * 1000 > Settings().drain_grace_ms
+
+
+def test_the_gpu_is_a_profile() -> None:
+    cpu, gpu = services()["lamina"], services()["lamina-gpu"]
+    assert "profiles" not in cpu
+    assert gpu["profiles"] == ["gpu"]
+    assert cpu["build"]["args"]["TORCH_BACKEND"] == "cpu"
+    assert gpu["build"]["args"]["TORCH_BACKEND"].startswith("cu")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["hadolint", "Dockerfile"],
+        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"],
+    ],
+)
+def test_linters_find_nothing(command: list[str]) -> None:
+    done = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_health_check_imports_no_torch() -> None:
+    code = "import sys, app.server.health; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

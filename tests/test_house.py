@@ -1,0 +1,137 @@
+"""The house: adding a layer as CONTRIBUTING tells, settings, documents, the command line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.api.openapi import build_document
+from app.compute.device import usable_cores
+from app.layers import LAYERS
+from app.settings import PREFIX, Settings, SettingsError, load_settings
+
+ROOT = Path(__file__).parents[1]
+NEW_FAMILY = '''
+"""Doubling, to show how a family is added."""
+
+from app.layers._spec import LayerSpec, Plan, feature_map
+from app.schemas.options import LayerOptions
+
+
+class DoubleOptions(LayerOptions):
+    pass
+
+
+def plan(shapes, options):
+    return Plan(options, shapes, {"output": shapes["input"]}, cost=1000)
+
+
+def run(tensors, plan):
+    return {"output": tensors["input"] * 2}
+
+
+SPECS = (
+    LayerSpec(
+        name="double",
+        family="double",
+        summary="Twice the input",
+        options=DoubleOptions,
+        inputs=(feature_map("input", 1, differentiable=True),),
+        outputs=(feature_map("output", 1),),
+        plan=plan,
+        run=run,
+        example={"input": [[[1, 2]]]},
+    ),
+)
+'''
+USE = """
+import asyncio, httpx
+from app.main import create_app
+from app.server.export import layer_table
+
+async def use():
+    transport = httpx.ASGITransport(create_app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        body = {"input": [[[1, 2]]], "grad_output": "ones"}
+        answer = (await http.post("/v1/layers/double", json=body)).json()
+        assert answer["output"] == [[[2.0, 4.0]]], answer
+        assert answer["gradients"]["input"] == [[[2.0, 2.0]]], answer
+        assert "/v1/layers/double" in (await http.get("/openapi.json")).text
+        assert "double" in (await http.get("/v1/layers")).text
+        assert "`double`" in layer_table()
+
+asyncio.run(use())
+"""
+
+
+def test_adding_a_layer_is_one_file_and_one_word(tmp_path: Path) -> None:
+    subprocess.run(["cp", "-r", ROOT / "app", ROOT / "README.md", tmp_path], check=True)
+    (tmp_path / "app/layers/double.py").write_text(NEW_FAMILY)
+    listing = tmp_path / "app/layers/__init__.py"
+    text = listing.read_text()
+    text = text.replace("import adaptive_pool, ", "import adaptive_pool, double, ", 1)
+    listing.write_text(text.replace("FAMILIES = (", "FAMILIES = (double, ", 1))
+    done = subprocess.run(
+        [sys.executable, "-c", USE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_on_adding_a_layer_is_shorter_than_a_screen() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add a layer")[2]
+    assert page.count("\n") < 24
+
+
+def test_every_setting_is_documented() -> None:
+    rows = re.findall(r"`LAMINA_(\w+)`", (ROOT / "README.md").read_text())
+    assert set(rows) == {name.upper() for name in Settings.model_fields}
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("PORT", "x", "integer"),
+        ("DEVICE", "tpu", "pattern"),
+        ("MAX_RANK", "1", "greater than or equal to 5"),
+        ("PROT", "1", "did you mean LAMINA_PORT?"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(PREFIX + variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert said in str(caught.value)
+    assert PREFIX + variable in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wildcard_with_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMINA_CORS_ORIGINS", "*")
+    monkeypatch.setenv("LAMINA_CORS_CREDENTIALS", "true")
+    with pytest.raises(SettingsError, match="LAMINA_CORS_CREDENTIALS"):
+        load_settings()
+
+
+def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMINA_PORT", "1234")
+    assert load_settings(port=4321).port == 4321
+    assert load_settings(port=None).port == 1234
+
+
+def test_threads_follow_the_cgroups_quota(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert usable_cores(tmp_path) == 0.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cores(tmp_path) >= 1
+    assert usable_cores(tmp_path / "nowhere") >= 1
+
+
+def test_each_layer_is_one_typed_operation() -> None:
+    paths = build_document(LAYERS)["paths"]
+    for name in LAYERS:
+        assert {"post"} == paths[f"/v1/layers/{name}"].keys()
