@@ -77,7 +77,7 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
     for dim, axis in enumerate(axes, start=2):
         span = (axis.output - 1) * axis.stride + 1
         taps = (total.narrow(dim, i * axis.dilation, span) for i in range(axis.kernel))
-        total = _every(sum(taps, start=torch.zeros((), dtype=x.dtype)), dim, axis.stride)
+        total = _every(sum(taps, start=x.new_zeros(())), dim, axis.stride)
     return {"output": total / _divisors(axes, options).to(total)}
 
 
@@ -119,7 +119,7 @@ def _divisors(axes: tuple[SlidingAxis, ...], options: AvgPoolOptions) -> torch.T
     """`(*out)`: by what each window's sum is divided; 1 where a window holds nothing."""
     if options.divisor_override is not None:
         return torch.full([a.output for a in axes], options.divisor_override)
-    divisors = torch.ones(())
+    divisors = torch.ones((), dtype=torch.float64)
     for axis in axes:
         counts = torch.tensor([_count(axis, index, options) for index in range(axis.output)])
         divisors = divisors.unsqueeze(-1) * counts
