@@ -53,6 +53,8 @@ async def test_shape_needs_no_data_whatever_the_size(client: httpx.AsyncClient) 
     answer = (await client.post(f"{POOL}/shape", json=body)).json()
     assert answer["output_shape"] == [2**31 - 1, 2**31 - 1, 2**30, 2**30]
     assert answer["output_elements"] == (2**31 - 1) ** 2 * 2**60
+    flat = await client.post(f"{POOL}/shape", json={"input_shape": [4, 4], "kernel_size": 2})
+    assert check_problem(flat)["errors"][0]["pointer"] == "#/input_shape"
     dropped = {"input_shape": [1, 1, 9, 9], "kernel_size": 4, "padding": 2, "ceil_mode": True}
     axes = (await client.post(f"{POOL}/shape", json=dropped)).json()["axes"]
     assert axes[0]["dropped_window"] is True

@@ -1,6 +1,8 @@
 """The engine: a layer's spec and a validated request in, an answer of payloads out."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,16 +58,20 @@ class Engine:
         vectors = {port.name for port in spec.inputs if not port.mapped}
         if len(inward_input) > 1:
             shapes |= dict.fromkeys(vectors, (inward_input[1],))
-        plan = self._plan(spec, call, shapes)
+        try:
+            plan = self._plan(spec, call, shapes)
+        except InvalidRequest as error:
+            error.errors = tuple(
+                replace(found, pointer="#/input_shape") if found.pointer == "#/input" else found
+                for found in error.errors
+            )
+            raise
         output = outward_shape(plan.outputs["output"], call.layout, call.batched)
-        elements = 1
-        for length in output:
-            elements *= length
         return {
             "output_shape": output,
             "axes": [axis.card().model_dump(exclude_none=True) for axis in plan.axes],
             "conventions": {call.convention: output},
-            "output_elements": elements,
+            "output_elements": math.prod(output),
             "multiply_adds": plan.cost,
         }
 
