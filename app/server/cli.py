@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         ws="none",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_grace_ms // 1000,
     )
