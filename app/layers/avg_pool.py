@@ -10,7 +10,7 @@ from pydantic import Field
 from app.errors import InvalidRequest
 from app.layers._pooling import average_notes, pad_by_hand, padded_elements
 from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
-from app.layers._windows import SlidingAxis, explicit, inside, refuse_empty_windows, sliding_axes
+from app.layers._windows import SlidingAxis, explicit, refuse_empty_windows, sliding_axes
 from app.schemas.calls import Flag
 from app.schemas.options import LayerOptions, Padding, Size
 from app.schemas.tensors import Shapes
@@ -121,17 +121,23 @@ def _divisors(axes: tuple[SlidingAxis, ...], options: AvgPoolOptions) -> torch.T
         return torch.full([a.output for a in axes], options.divisor_override)
     divisors = torch.ones((), dtype=torch.float64)
     for axis in axes:
-        counts = torch.tensor([_count(axis, index, options) for index in range(axis.output)])
+        counts = _counts(axis, options)
         divisors = divisors.unsqueeze(-1) * counts
     return divisors.clamp(min=1)
 
 
-def _count(axis: SlidingAxis, index: int, options: AvgPoolOptions) -> int:
-    if not options.count_include_pad:
-        return axis.real(index)
-    if options.overhang_divisor == "kernel":
-        return axis.kernel
-    return len(inside(axis.taps(index), -axis.before, axis.input + axis.after))
+def _counts(axis: SlidingAxis, options: AvgPoolOptions) -> torch.Tensor:
+    """`(out)`: how many taps of each window count along one axis."""
+    if options.count_include_pad and options.overhang_divisor == "kernel":
+        return torch.full((axis.output,), axis.kernel)
+    first, last = 0, axis.input
+    if options.count_include_pad:
+        first, last = -axis.before, axis.input + axis.after
+    starts = torch.arange(axis.output) * axis.stride - axis.before
+    below, counted = (
+        (-((starts - bound) // axis.dilation)).clamp(0, axis.kernel) for bound in (first, last)
+    )
+    return counted - below
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:

@@ -125,15 +125,11 @@ def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tens
         rest = rest.div(length, rounding_mode="floor")
         is_real &= (position >= 0) & (position < axis.input)
         plane += position * unit
-        starts = torch.tensor([_first_tap(axis, o) for o in range(axis.output)], device=x.device)
+        starts = torch.arange(axis.output, device=x.device) * axis.stride - axis.before
+        starts = torch.where(starts < 0, starts.remainder(axis.dilation), starts)
         first = starts.view(-1, *[1] * first.dim()) * unit + first
         unit *= axis.input
     return torch.where(is_real, plane, first)
-
-
-def _first_tap(axis: SlidingAxis, index: int) -> int:
-    taps = axis.taps(index)
-    return taps[-(-max(0, -taps.start) // taps.step)]
 
 
 def _numbered(where: torch.Tensor, shape: torch.Size, options: MaxPoolOptions) -> torch.Tensor:
