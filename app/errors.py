@@ -7,12 +7,14 @@ LaminaError
 │   ├── UnsupportedMedia        a content type or encoding that is not read here
 │   ├── NotAcceptable           an answer format that is not written here
 │   ├── UnknownLayer            no layer of that name
+│   ├── UnknownPath             no such path
+│   ├── MethodNotAllowed        the path does not take that method
 │   └── InvalidRequest          well formed and wrong: fields, shapes, options
 │       ├── EmptyWindow         a pooling window that holds no element
 │       ├── OutputTooLarge      the result would not fit the limit
 │       └── CostLimit           the result would take too long
 ├── OutOfMemory                 the device has no room at the moment
-└── DeviceLost                  the accelerator failed; the process must be replaced
+└── DeviceLost                  the accelerator failed; the service must be restarted
 """
 
 from collections.abc import Sequence
@@ -91,6 +93,18 @@ class UnknownLayer(RequestError):
     help = "`GET /v1/layers` lists the layers that this service computes."
 
 
+class UnknownPath(RequestError):
+    code = "unknown-path"
+    title = "No such path"
+    help = "`GET /openapi.json` lists the paths and their methods."
+
+
+class MethodNotAllowed(RequestError):
+    code = "method-not-allowed"
+    title = "The path does not take that method"
+    help = "The `Allow` header names the methods; `GET /openapi.json` lists all paths."
+
+
 class InvalidRequest(RequestError):
     code = "invalid-request"
     title = "The request is well formed and wrong"
@@ -143,4 +157,4 @@ class OutOfMemory(LaminaError):
 class DeviceLost(LaminaError):
     code = "device-lost"
     title = "The device failed"
-    help = "The accelerator failed and this process is being replaced. Try again shortly."
+    help = "The accelerator failed. Its operator must restart the service; then try again."

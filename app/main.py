@@ -22,8 +22,15 @@ from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
 
 CONVENTIONS = ("torch",)
-REQUEST_HEADERS = ("Content-Type", "Authorization", "X-Request-ID", "X-Request-Timeout-Ms")
-RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing")
+BINARY_HEADER = "Inference-Header-Content-Length"
+REQUEST_HEADERS = (
+    "Content-Type",
+    "Authorization",
+    "X-Request-ID",
+    "X-Request-Timeout-Ms",
+    BINARY_HEADER,
+)
+RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing", BINARY_HEADER)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

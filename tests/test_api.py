@@ -159,11 +159,21 @@ async def chunks(mebibytes: int) -> Any:
 def check_problem(response: httpx.Response) -> dict[str, Any]:
     assert response.headers["Content-Type"] == "application/problem+json"
     assert len(response.content) <= 8192
+    assert problem_type_has_a_page(response.json()["type"])
     problem: dict[str, Any] = response.json()
     assert problem["status"] == response.status_code
     assert problem["request_id"] == response.headers["X-Request-ID"]
     assert len(problem.get("errors", [])) <= 16
     return problem
+
+
+def problem_type_has_a_page(path: str) -> bool:
+    return path.removeprefix("/errors/") in problems.KINDS
+
+
+async def test_long_foreign_names_stay_below_8_kib(client: httpx.AsyncClient) -> None:
+    body = {f"{i}" + "\U0001f600" * 100: 1 for i in range(99)}
+    check_problem(await client.post(POOL, json=body))
 
 
 async def test_each_kind_of_error_has_its_page(client: httpx.AsyncClient) -> None:

@@ -4,13 +4,13 @@ import difflib
 import html
 import logging
 from collections.abc import Collection, Iterator
-from http import HTTPStatus
 
 import orjson
 from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
@@ -21,12 +21,15 @@ logger = logging.getLogger("lamina")
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 16
 MAX_DETAIL = 300
+MAX_BYTES = 8192
 RETRY_AFTER_S = 1
 
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
     errors.MalformedBody: 400,
     errors.UnknownLayer: 404,
+    errors.UnknownPath: 404,
+    errors.MethodNotAllowed: 405,
     errors.NotAcceptable: 406,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMedia: 415,
@@ -38,7 +41,7 @@ STATUS: dict[type[LaminaError], int] = {
     errors.DeviceLost: 503,
 }
 KINDS = {kind.code: kind for kind in STATUS}
-HTTP_TITLES = {404: "No such page", 405: "This path does not take that method"}
+ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
 
 
 def problem(error: LaminaError) -> Response:
@@ -51,13 +54,16 @@ def problem(error: LaminaError) -> Response:
         "detail": _short(error.detail),
         "request_id": correlation_id.get() or "-",
     }
-    if error.errors:
-        body["errors"] = [
-            {"pointer": _short(e.pointer), "code": e.code, "detail": _short(e.detail)}
-            for e in error.errors[:MAX_ERRORS]
-        ]
+    fields = [
+        {"pointer": _short(e.pointer), "code": e.code, "detail": _short(e.detail)}
+        for e in error.errors[:MAX_ERRORS]
+    ]
+    if fields:
+        body["errors"] = fields
+    while len(text := orjson.dumps(body)) > MAX_BYTES:
+        fields.pop()
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
+    return Response(text, status, headers, MEDIA_TYPE)
 
 
 def _short(text: str) -> str:
@@ -116,6 +122,8 @@ class CatchAll:
 
         try:
             await self.app(scope, receive, watch)
+        except ClientDisconnect:
+            return
         except Exception as error:
             if scope["type"] != "http" or started:
                 raise
@@ -134,15 +142,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        phrase = HTTPStatus(error.status_code).phrase
-        body = {
-            "type": "about:blank",
-            "title": HTTP_TITLES.get(error.status_code, phrase),
-            "status": error.status_code,
-            "detail": "GET /openapi.json lists the paths and their methods",
-            "request_id": correlation_id.get() or "-",
-        }
-        return Response(orjson.dumps(body), error.status_code, error.headers, MEDIA_TYPE)
+        kind = ROUTING.get(error.status_code, LaminaError)
+        response = problem(kind("GET /openapi.json lists the paths and their methods"))
+        response.headers.update(error.headers or {})
+        return response
 
     @app.get("/errors/{code}", include_in_schema=False)
     async def error_page(code: str) -> Response:

@@ -47,7 +47,8 @@ def from_numbers(numbers: Array, dtype: DType) -> tuple[Array, int | None]:
 
 def round_to_half(values: Doubles, dtype: str) -> Bits:
     """The bits of the 16-bit float nearest to each float64, ties to even."""
-    return _bfloat16_bits(values) if dtype == "bfloat16" else values.astype("<f2").view("<u2")
+    with np.errstate(over="ignore"):
+        return _bfloat16_bits(values) if dtype == "bfloat16" else values.astype("<f2").view("<u2")
 
 
 def widen(bits: Bits, dtype: str) -> Doubles:
@@ -85,8 +86,7 @@ def shortest_halves(dtype: str) -> Doubles:
     rest = np.flatnonzero(np.isfinite(values))
     for digits in range(6):
         decimals = np.array([float(f"{value:.{digits}e}") for value in values[rest].tolist()])
-        with np.errstate(over="ignore"):
-            same = widen(round_to_half(decimals, dtype), dtype) == values[rest]
+        same = widen(round_to_half(decimals, dtype), dtype) == values[rest]
         shortest[rest[same]] = decimals[same]
         rest = rest[~same]
     return shortest

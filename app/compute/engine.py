@@ -231,4 +231,4 @@ def _put(answer: dict[str, Any], path: str, value: object) -> None:
 def _sent_index(index: Shape, plan: Plan, call: ComputeCall) -> Shape:
     """The index of an output element in the layout that was asked for."""
     rank = len(plan.outputs["output"])
-    return outward_shape(index[:rank] if rank == 2 else index, call.layout, call.batched)
+    return outward_shape(index[:rank], call.layout, call.batched)

@@ -67,6 +67,11 @@ class SlidingAxis:
         start = index * self.stride - self.before
         return range(start, start + self.effective, self.dilation)
 
+    def tap_slice(self, tap: int) -> slice:
+        """Where tap number `tap` of every window lies on the axis padded by hand."""
+        start = tap * self.dilation
+        return slice(start, start + (self.output - 1) * self.stride + 1, self.stride)
+
     def real(self, index: int) -> int:
         """How many taps of window `index` are elements of the input."""
         return len(inside(self.taps(index), 0, self.input))

@@ -55,15 +55,16 @@ def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
         refuse_empty_windows(axes)
     output = (*shape[:2], *(axis.output for axis in axes))
     used = options.model_copy(update=explicit(axes))
-    lead, kernel = math.prod(shape[:2]), math.prod(axis.kernel for axis in axes)
-    padded = padded_elements(lead, axes)
-    dilated = any(axis.dilation > 1 for axis in axes)
+    native = _is_native(axes, used)
+    padded = padded_elements(math.prod(shape[:2]), axes)
     return Plan(
         options=used,
         inputs=shapes,
         outputs={"output": output},
-        cost=padded * sum(a.kernel for a in axes) if dilated else math.prod(output) * kernel,
-        workspace=0 if _is_native(axes, used) else 3 * padded,
+        cost=math.prod(output) * math.prod(a.kernel for a in axes)
+        if native
+        else padded * sum(a.kernel for a in axes),
+        workspace=0 if native else 4 * padded,
         axes=axes,
     )
 
@@ -75,9 +76,9 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
         return {"output": _native(x, axes, options)}
     total = pad_by_hand(x, axes, 0.0)
     for dim, axis in enumerate(axes, start=2):
-        span = (axis.output - 1) * axis.stride + 1
-        taps = (total.narrow(dim, i * axis.dilation, span) for i in range(axis.kernel))
-        total = _every(sum(taps, start=x.new_zeros(())), dim, axis.stride)
+        before = (slice(None),) * dim
+        taps = (total[(*before, axis.tap_slice(i))] for i in range(axis.kernel))
+        total = sum(taps, start=x.new_zeros(()))
     return {"output": total / _divisors(axes, options).to(total)}
 
 
@@ -109,10 +110,6 @@ def _native(
         return flat.squeeze(2)
     pool: Any = F.avg_pool2d if len(axes) == 2 else F.avg_pool3d
     return pool(x, kernel, stride, padding, *rest, options.divisor_override)  # type: ignore[no-any-return]
-
-
-def _every(x: torch.Tensor, dim: int, step: int) -> torch.Tensor:
-    return x[(slice(None),) * dim + (slice(None, None, step),)]
 
 
 def _divisors(axes: tuple[SlidingAxis, ...], options: AvgPoolOptions) -> torch.Tensor:

@@ -16,6 +16,9 @@ from app.schemas.calls import Flag
 from app.schemas.options import LayerOptions, Padding, Size
 from app.schemas.tensors import FLOATS, INTEGERS, Shapes
 
+ARITHMETIC_COPIES = 14
+"""Float32 elements held for each padded element while indices, of 64 bits, are worked out."""
+
 
 class MaxPoolOptions(LayerOptions):
     """Options of max pooling."""
@@ -60,7 +63,9 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output, **({"indices": output} if options.return_indices else {})},
         cost=math.prod(output) * math.prod(axis.kernel for axis in axes),
-        workspace=0 if _is_native(axes, used) else 3 * padded_elements(math.prod(shape[:2]), axes),
+        workspace=2 * math.prod(output)
+        if _is_native(axes, used)
+        else ARITHMETIC_COPIES * padded_elements(math.prod(shape[:2]), axes),
         axes=axes,
     )
 
@@ -171,10 +176,9 @@ class _SharedMaximum(torch.autograd.Function):
         padded = pad_by_hand(source, axes, -math.inf)
         real = pad_by_hand(torch.ones_like(source[:1, :1]), axes, 0).bool()
         taps: list[Any] = [
-            (..., *(slice(i * a.dilation, i * a.dilation + (a.output - 1) * a.stride + 1, a.stride)
-                    for i, a in zip(tap, axes, strict=True)))
-            for tap in itertools.product(*(range(a.kernel) for a in axes))
-        ]  # fmt: skip
+            (..., *(axis.tap_slice(i) for i, axis in zip(tap, axes, strict=True)))
+            for tap in itertools.product(*(range(axis.kernel) for axis in axes))
+        ]
         is_nan = maximum.isnan()
 
         def winners(tap: Any) -> torch.Tensor:
@@ -190,8 +194,7 @@ class _SharedMaximum(torch.autograd.Function):
         spread = torch.zeros_like(padded)
         for tap in taps:
             spread[tap] += torch.where(winners(tap), grad, 0)
-        unpadded: Any = tuple(slice(a.before, a.before + a.input) for a in axes)
-        unpadded = (..., *unpadded)
+        unpadded: Any = (..., *(slice(a.before, a.before + a.input) for a in axes))
         return spread[unpadded], None, None, None
 
 
