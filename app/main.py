@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -12,12 +13,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import layers as layer_routes
 from app.api import openapi, problems, service
+from app.api.layers import Compute, Front, build_router
 from app.compute import Engine
-from app.compute.device import set_threads
+from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
-from app.scheduling import Threads
+from app.scheduling import INLINE_MS, Threads
 from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
 
@@ -40,8 +41,11 @@ def create_app(
     """The service as an ASGI app; settings come from the environment unless they are given."""
     settings = settings or load_settings()
     engine = Engine(settings.device, settings.limits)
-    thread_count = set_threads(settings.threads, settings.workers)
-    threads = Threads()
+    count = thread_count(settings.threads, settings.workers)
+    set_threads(1)  # the event loop's: it computes only what is too small to share
+    inline_ms = INLINE_MS if engine.device.type == "cpu" else 0
+    threads = Threads(partial(set_threads, count), inline_ms)
+    computes = {name: Compute(spec, engine, threads) for name, spec in layers.items()}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -53,11 +57,11 @@ def create_app(
     )
     problems.install(app)
     app.add_middleware(problems.CatchAll)
-    app.include_router(layer_routes.build_router(layers, engine, threads, settings.limits))
-    app.include_router(service.build_router(_info(settings, engine, thread_count)))
+    app.include_router(build_router(layers, engine, computes))
+    app.include_router(service.build_router(_info(settings, engine, count)))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    return _wrapped(app, settings)
+    return _wrapped(problems.CatchAll(Front(app, computes)), settings)
 
 
 def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -8,11 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
 from app.api.bodies import read_body
 from app.codecs import CODECS
-from app.compute import Engine
+from app.compute import Engine, estimated_ms
 from app.errors import UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model
 from app.scheduling import Threads
@@ -44,75 +45,30 @@ def card(spec: LayerSpec) -> dict[str, Any]:
     }
 
 
-def build_router(
-    layers: Mapping[str, LayerSpec], engine: Engine, threads: Threads, limits: Mapping[str, int]
-) -> APIRouter:
-    """Routes for every layer of the list; `openapi.py` describes them."""
-    router = APIRouter()
-    cards = {name: card(spec) for name, spec in layers.items()}
-    catalogue = json.dumps({"layers": list(cards.values())}).encode()
-
-    @router.get("/v1/layers", name="list_layers")
-    async def list_layers() -> Response:
-        return Response(catalogue, media_type=JSON)
-
-    @router.get("/v1/layers/{layer}", name="get_layer")
-    async def get_layer(layer: str) -> Response:
-        if layer not in cards:
-            raise _unknown(layer, layers)
-        return Response(json.dumps(cards[layer]), media_type=JSON)
-
-    computes = {name: Compute(spec, engine, threads, limits) for name, spec in layers.items()}
-
-    # Starlette's routes: bodies are read here, so FastAPI's parameters would only cost time.
-    async def compute(request: Request) -> Response:
-        return await find(request).answer(request)
-
-    async def shape(request: Request) -> Response:
-        return await find(request).shape(request)
-
-    def find(request: Request) -> Compute:
-        layer = request.path_params["layer"]
-        if layer not in computes:
-            raise _unknown(layer, layers)
-        return computes[layer]
-
-    router.add_route("/v1/layers/{layer}", compute, methods=["POST"])
-    router.add_route("/v1/layers/{layer}/shape", shape, methods=["POST"])
-    return router
-
-
-def _unknown(layer: str, layers: Mapping[str, LayerSpec]) -> UnknownLayer:
-    near = problems.nearest(layer, layers)
-    return UnknownLayer(f"there is no layer of that name; {near}")
-
-
 class Compute:
-    """The compute and shape routes of one layer."""
+    """Answers the compute requests of one layer."""
 
-    def __init__(
-        self, spec: LayerSpec, engine: Engine, threads: Threads, limits: Mapping[str, int]
-    ) -> None:
+    def __init__(self, spec: LayerSpec, engine: Engine, threads: Threads) -> None:
         self._spec = spec
         self._engine = engine
         self._threads = threads
-        self._limits = limits
         self._model = compute_model(spec)
         self._tensors = frozenset((*(port.name for port in spec.inputs), "grad_output"))
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
         """Read, plan, compute, print."""
-        body = await read_body(request, self._limits["max_json_body_bytes"])
+        limits = self._engine.limits
+        body = await read_body(scope, receive, limits["max_json_body_bytes"])
         begun = time.perf_counter()
         codec = CODECS[JSON]
         fields = await self._threads.codec(
-            len(body), codec.decode, body, self._tensors, max_rank=self._limits["max_rank"]
+            len(body), codec.decode, body, self._tensors, max_rank=limits["max_rank"]
         )
         call: Any = validated(self._model, fields)
         plan = self._engine.plan(self._spec, call)
         decode_ms = (time.perf_counter() - begun) * 1e3
         result, queue_ms, compute_ms = await self._threads.compute(
-            self._engine.run, self._spec, call, plan
+            estimated_ms(plan, call), self._engine.run, self._spec, call, plan
         )
         begun = time.perf_counter()
         text = await self._threads.codec(
@@ -125,12 +81,64 @@ class Compute:
         )
         return Response(text, 200, {**COMPUTE_HEADERS, "Server-Timing": timing}, JSON)
 
-    async def shape(self, request: Request) -> Response:
+
+def build_router(
+    layers: Mapping[str, LayerSpec], engine: Engine, computes: Mapping[str, Compute]
+) -> APIRouter:
+    """Routes for every layer of the list; `openapi.py` describes them."""
+    router = APIRouter()
+    cards = {name: card(spec) for name, spec in layers.items()}
+    catalogue = json.dumps({"layers": list(cards.values())}).encode()
+
+    def known(layer: str) -> LayerSpec:
+        if layer not in layers:
+            near = problems.nearest(layer, layers)
+            raise UnknownLayer(f"there is no layer of that name; {near}")
+        return layers[layer]
+
+    @router.get("/v1/layers", name="list_layers")
+    async def list_layers() -> Response:
+        return Response(catalogue, media_type=JSON)
+
+    @router.get("/v1/layers/{layer}", name="get_layer")
+    async def get_layer(layer: str) -> Response:
+        return Response(json.dumps(cards[known(layer).name]), media_type=JSON)
+
+    # Starlette's routes: bodies are read here, so FastAPI's parameters would only cost time.
+    async def compute(request: Request) -> Response:
+        spec = known(request.path_params["layer"])
+        return await computes[spec.name].answer(request.scope, request.receive)
+
+    async def shape(request: Request) -> Response:
         """The output shape; its counts may exceed 64 bits, which only `json` prints."""
-        body = await read_body(request, self._limits["max_json_body_bytes"])
-        fields = CODECS[JSON].decode(body, (), max_rank=self._limits["max_rank"])
-        call: Any = validated(shape_model(self._spec), fields)
-        return Response(json.dumps(self._engine.shape(self._spec, call)), media_type=JSON)
+        spec = known(request.path_params["layer"])
+        limits = engine.limits
+        body = await read_body(request.scope, request.receive, limits["max_json_body_bytes"])
+        fields = CODECS[JSON].decode(body, (), max_rank=limits["max_rank"])
+        call: Any = validated(shape_model(spec), fields)
+        return Response(json.dumps(engine.shape(spec, call)), media_type=JSON)
+
+    router.add_route("/v1/layers/{layer}", compute, methods=["POST"])
+    router.add_route("/v1/layers/{layer}/shape", shape, methods=["POST"])
+    return router
+
+
+class Front:
+    """A short way to `computes` past `app`, whose middleware and routing take as long as a
+    small layer; everything else goes to `app`.
+    """
+
+    def __init__(self, app: ASGIApp, computes: Mapping[str, Compute]) -> None:
+        self._app = app
+        self._computes = {f"/v1/layers/{name}": compute for name, compute in computes.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            compute = self._computes.get(scope["path"])
+            if compute is not None:
+                response = await compute.answer(scope, receive)
+                return await response(scope, receive, send)
+        return await self._app(scope, receive, send)
 
 
 def validated(model: type[BaseModel], fields: Mapping[str, object]) -> BaseModel:

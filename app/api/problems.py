@@ -124,21 +124,18 @@ class CatchAll:
             await self.app(scope, receive, watch)
         except ClientDisconnect:
             return
+        except LaminaError as error:
+            await problem(error)(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http" or started:
                 raise
             logger.error("request failed: %s", type(error).__name__, exc_info=error)
-            await problem(LaminaError("an unexpected fault; the request may be sent again"))(
-                scope, receive, send
-            )
+            fault = LaminaError("an unexpected fault; the request may be sent again")
+            await problem(fault)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
     """Answer every error of the app as a problem, and serve the pages of their kinds."""
-
-    @app.exception_handler(LaminaError)
-    async def domain_error(request: Request, error: LaminaError) -> Response:
-        return problem(error)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -36,13 +36,10 @@ def from_numbers(numbers: Array, dtype: DType) -> tuple[Array, int | None]:
             rounded: Array = widen(elements, dtype.name)
         else:
             elements = rounded = numbers.astype(dtype.storage)
-    if not dtype.is_float:
-        misfit = elements != numbers
-    else:
-        misfit = ~np.isfinite(rounded)
-        if misfit.any():
-            misfit &= np.isfinite(numbers)
-    return elements, int(misfit.argmax()) if misfit.any() else None
+    fits = np.isfinite(rounded) if dtype.is_float else elements == numbers
+    if not fits.all() and dtype.is_float:
+        fits |= ~np.isfinite(numbers)
+    return elements, None if fits.all() else int(fits.argmin())
 
 
 def round_to_half(values: Doubles, dtype: str) -> Bits:

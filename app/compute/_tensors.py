@@ -8,18 +8,18 @@ from app.schemas.calls import Layout
 from app.schemas.tensors import DTYPES, Shape, TensorPayload
 
 
-def to_torch(payload: TensorPayload, device: torch.device) -> torch.Tensor:
-    """The payload on the device; on the CPU over its own memory."""
-    dtype: torch.dtype = getattr(torch, payload.dtype)
+def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """The payload on the device in `dtype`; on the CPU over its own memory, if that is its own."""
+    own: torch.dtype = getattr(torch, payload.dtype)
     if 0 in payload.shape:
         return torch.empty(payload.shape, dtype=dtype, device=device)
-    return torch.frombuffer(payload.data, dtype=dtype).view(payload.shape).to(device)
+    return torch.frombuffer(payload.data, dtype=own).view(payload.shape).to(device, dtype)
 
 
 def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
     """The tensor rounded to the dtype, off the device."""
-    host = tensor.detach().to(getattr(torch, dtype)).cpu().contiguous()
-    array: Any = host.view(torch.uint16).numpy() if dtype == "bfloat16" else host.numpy()
+    host = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+    array: Any = (host.view(torch.uint16) if dtype == "bfloat16" else host).numpy()
     return TensorPayload(dtype, tuple(tensor.shape), memoryview(array.reshape(-1)))
 
 

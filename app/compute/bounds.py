@@ -12,6 +12,7 @@ EXTENTS = ("kernel_size", "stride", "dilation", "padding")
 NS_PER_OPERATION = 1.5
 BACKWARD_FACTOR = 3
 EXPLAIN_FACTOR = 3
+EXPLAIN_MS = 100
 INDEX_BYTES = 8
 
 
@@ -76,12 +77,13 @@ def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str,
 
 def estimated_ms(plan: Plan, call: ComputeCall) -> float:
     """Computing time of the call from above, ms."""
+    fixed = EXPLAIN_MS if call.explain else 0
     factor = BACKWARD_FACTOR if call.grad_output is not None else 1
     if getattr(plan.options, "tie", "first") != "first":
         factor *= 2
     if call.explain:
         factor += EXPLAIN_FACTOR
-    return plan.cost * factor * NS_PER_OPERATION / 1e6
+    return fixed + plan.cost * factor * NS_PER_OPERATION / 1e6
 
 
 def check_gradient(call: ComputeCall, shape: tuple[int, ...]) -> None:

@@ -51,8 +51,16 @@ def _quota(cgroup: Path) -> float:
     return float("inf") if quota in ("max", "-1") else int(quota) / int(period)
 
 
-def set_threads(threads: int | None, workers: int) -> int:
-    """Set torch's threads in this process; by default the usable cores shared by the workers."""
-    count = threads or max(1, int(usable_cores() / workers))
+def thread_count(threads: int | None, workers: int) -> int:
+    """Torch's threads in a process; by default the usable cores shared by the workers."""
+    return threads or max(1, int(usable_cores() / workers))
+
+
+def set_threads(count: int) -> None:
+    """Let torch use `count` threads for what the calling thread computes.
+
+    OpenMP counts for each calling thread; torch sets its own count at a thread's first use, which
+    asking for it is.
+    """
     torch.set_num_threads(count)
-    return count
+    torch.get_num_threads()

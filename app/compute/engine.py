@@ -24,6 +24,7 @@ from app.schemas.answers import Advice, Explanation
 from app.schemas.calls import ComputeCall, ShapeCall
 from app.schemas.tensors import DTYPES, Shape, TensorPayload
 
+MAX_PLANS = 1024
 RELATIVE_TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4}
 
 
@@ -34,14 +35,28 @@ class Engine:
         self.device = choose_device(device)
         self.device_name = device_name(self.device)
         self.limits = dict(limits)
+        self._plans: dict[tuple[object, ...], Plan] = {}
 
     def plan(self, spec: LayerSpec, call: ComputeCall) -> Plan:
         """Check a request and know its result's shape and cost; no tensor is touched.
+
+        Requests that differ in their numbers alone share a plan.
 
         Raises:
             InvalidRequest: shapes or options that do not fit, or over a limit.
 
         """
+        fields = call.__dict__.values()
+        key = (spec, *(v.shape if isinstance(v, TensorPayload) else v for v in fields))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._checked_plan(spec, call)
+            if len(self._plans) == MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
+
+    def _checked_plan(self, spec: LayerSpec, call: ComputeCall) -> Plan:
         self._check_dtypes(call)
         payloads = {port.name: getattr(call, port.name) for port in spec.inputs}
         shapes = {name: sent.shape for name, sent in payloads.items() if sent is not None}
@@ -117,25 +132,27 @@ class Engine:
         working = working_dtype(call.dtype, call.compute_dtype)
         leaves, tensors = self._inputs(spec, call, plan, working)
         outputs = spec.run(tensors, plan)
-        mapped = {port.name: port.mapped for port in spec.outputs}
         sent = {
-            name: outward(tensor, call.layout, call.batched) if mapped[name] else tensor
-            for name, tensor in outputs.items()
+            port.name: outward(outputs[port.name], call.layout, call.batched)
+            if port.mapped
+            else outputs[port.name]
+            for port in spec.outputs
+            if port.name in outputs
         }
+        output = sent.pop("output")
         answer: dict[str, Any] = {
             "layer": spec.name,
             "dtype": call.dtype,
             "device": str(self.device),
-            "output": to_payload(sent["output"], call.dtype),
-            "output_shape": tuple(sent["output"].shape),
+            "output": to_payload(output, call.dtype),
+            "output_shape": tuple(output.shape),
         }
         if call.grad_output is not None:
-            answer["gradients"] = self._gradients(call, leaves, sent["output"], working)
+            answer["gradients"] = self._gradients(call, leaves, output)
         for path, tensor in sent.items():
-            if path != "output":
-                dtype = call.dtype if tensor.is_floating_point() else "int64"
-                _put(answer, path, to_payload(tensor, dtype))
-        answer["options"] = plan.options.model_dump()
+            dtype = call.dtype if tensor.is_floating_point() else "int64"
+            _put(answer, path, to_payload(tensor, dtype))
+        answer["options"] = dict(plan.options)
         if call.explain:
             answer["explanation"] = self._explanation(spec, call, plan, tensors, outputs)
         return answer
@@ -150,7 +167,7 @@ class Engine:
         for port in spec.inputs:
             payload: TensorPayload | None = getattr(call, port.name)
             if payload is not None:
-                tensor = to_torch(payload, self.device).to(dtype)
+                tensor = to_torch(payload, self.device, dtype)
             elif port.fill is not None:
                 shape = plan.inputs[port.name]
                 tensor = torch.full(shape, port.fill, dtype=dtype, device=self.device)
@@ -168,10 +185,9 @@ class Engine:
         call: ComputeCall,
         leaves: dict[str, torch.Tensor],
         output: torch.Tensor,
-        working: str,
     ) -> dict[str, TensorPayload]:
         if isinstance(call.grad_output, TensorPayload):
-            grad = to_torch(call.grad_output, self.device).to(getattr(torch, working))
+            grad = to_torch(call.grad_output, self.device, output.dtype)
         else:
             grad = torch.ones_like(output)
         gradients = torch.autograd.grad(output, tuple(leaves.values()), grad)

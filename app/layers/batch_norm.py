@@ -134,8 +134,8 @@ def _updated(
     mean, var = tensors["running_mean"], tensors["running_var"]
     if count:
         batch_var = unbiased if options.running_var_estimator == "unbiased" else biased
-        mean = (1 - share) * mean + share * batch_mean
-        var = (1 - share) * var + share * batch_var
+        mean = (mean * (1 - share)).add_(batch_mean, alpha=share)
+        var = (var * (1 - share)).add_(batch_var, alpha=share)
     return {
         "running_stats.mean": mean,
         "running_stats.var": var,

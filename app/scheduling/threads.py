@@ -1,4 +1,4 @@
-"""Threads: one that computes, one that reads and prints large messages."""
+"""Where work runs: on the event loop while it is tiny, else on one of two threads."""
 
 import asyncio
 import time
@@ -8,24 +8,29 @@ from typing import ParamSpec, TypeVar
 
 INLINE_BYTES = 32 * 1024
 """Messages up to this size are read and printed on the event loop: well below a millisecond."""
+INLINE_MS = 0.1
+"""Work on a CPU up to this estimate is done on the event loop: changing threads costs as much."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Threads:
-    """The event loop's helpers. One compute thread, because every thread that calls torch
-    starts a team of its own.
+    """The event loop's helpers: one computes, one reads and prints large messages.
+
+    One compute thread, because every thread that calls torch starts a team of its own;
+    `prepare` runs on it first. Work estimated at up to `inline_ms` stays on the event loop.
     """
 
-    def __init__(self) -> None:
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._codec = ThreadPoolExecutor(1, thread_name_prefix="codec")
+    def __init__(self, prepare: Callable[[], object], inline_ms: float) -> None:
+        self._compute = ThreadPoolExecutor(1, "compute", initializer=prepare)
+        self._codec = ThreadPoolExecutor(1, "codec")
+        self._inline_ms = inline_ms
 
     async def compute(
-        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+        self, cost_ms: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> tuple[T, float, float]:
-        """Run on the compute thread; the result, ms in the queue, ms of work."""
+        """Do work estimated at `cost_ms`; the result, ms in the queue, ms of work."""
         asked = time.perf_counter()
 
         def job() -> tuple[T, float, float]:
@@ -33,12 +38,14 @@ class Threads:
             result = function(*args, **kwargs)
             return result, (started - asked) * 1e3, (time.perf_counter() - started) * 1e3
 
+        if cost_ms <= self._inline_ms:
+            return job()
         return await asyncio.get_running_loop().run_in_executor(self._compute, job)
 
     async def codec(
         self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Read or print a message of `size` bytes, off the event loop where it is large."""
+        """Read or print a message of `size` bytes."""
         if size <= INLINE_BYTES:
             return function(*args, **kwargs)
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ DIAGNOSED_BYTES = 256 * 1024
 """Longest body that is parsed again, with Python's parser, to say where it is wrong."""
 
 
-def parse(body: bytes) -> simdjson.Object:
+def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
     """The body's one JSON object.
 
     Raises:
@@ -24,14 +24,14 @@ def parse(body: bytes) -> simdjson.Object:
 
     """
     try:
-        document = simdjson.Parser().parse(body)
+        document = parser.parse(body)
     except UnicodeDecodeError as error:
         raise MalformedBody("expected UTF-8 text; the body holds other bytes") from error
     except RuntimeError as error:
         widened = _print_long_integers_as_floats(body)
         if widened == body:
             _diagnose(body, error)
-        return parse(widened)
+        return parse(parser, widened)
     except ValueError as error:
         _diagnose(body, error)
     if not isinstance(document, simdjson.Object):
@@ -46,7 +46,7 @@ def plain_kind(value: object) -> object:
     return {} if isinstance(value, simdjson.Object) else value
 
 
-def _print_long_integers_as_floats(body: bytes) -> bytes:
+def _print_long_integers_as_floats(body: bytes | bytearray) -> bytes:
     """Write `.0` behind integers of 19 digits and more; simdjson refuses those beyond 64 bits.
 
     JavaScript prints 1e20 as 100000000000000000000.
@@ -63,7 +63,7 @@ def _print_long_integers_as_floats(body: bytes) -> bytes:
     return b"".join([*pieces, body[done:]])
 
 
-def _diagnose(body: bytes, error: Exception) -> NoReturn:
+def _diagnose(body: bytes | bytearray, error: Exception) -> NoReturn:
     if not body.strip():
         raise MalformedBody("expected a JSON object; got an empty body") from error
     if len(body) <= DIAGNOSED_BYTES:
