@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from secrets import token_hex
 from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
@@ -69,6 +70,9 @@ def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
     wrapped: ASGIApp = CorrelationIdMiddleware(
         app,
         header_name="X-Request-ID",
+        update_request_header=False,
+        generator=partial(token_hex, 16),
+        transformer=None,
         validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
     )
     if settings.cors_origins:

@@ -18,9 +18,13 @@ def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -
 
 def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
     """The tensor rounded to the dtype, off the device."""
-    host = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
-    array: Any = (host.view(torch.uint16) if dtype == "bfloat16" else host).numpy()
-    return TensorPayload(dtype, tuple(tensor.shape), memoryview(array.reshape(-1)))
+    wanted: torch.dtype = getattr(torch, dtype)
+    if tensor.dtype is not wanted:
+        tensor = tensor.to(wanted)
+    if dtype == "bfloat16":
+        tensor = tensor.view(torch.uint16)
+    array: Any = tensor.numpy(force=True).reshape(-1)
+    return TensorPayload(dtype, tuple(tensor.shape), memoryview(array))
 
 
 def working_dtype(dtype: str, compute_dtype: str | None) -> str:

@@ -152,7 +152,7 @@ class Engine:
         for path, tensor in sent.items():
             dtype = call.dtype if tensor.is_floating_point() else "int64"
             _put(answer, path, to_payload(tensor, dtype))
-        answer["options"] = dict(plan.options)
+        answer["options"] = vars(plan.options)
         if call.explain:
             answer["explanation"] = self._explanation(spec, call, plan, tensors, outputs)
         return answer
@@ -238,10 +238,8 @@ class Engine:
 
 
 def _put(answer: dict[str, Any], path: str, value: object) -> None:
-    *parents, last = path.split(".")
-    for parent in parents:
-        answer = answer.setdefault(parent, {})
-    answer[last] = value
+    parent, _, name = path.rpartition(".")
+    (answer.setdefault(parent, {}) if parent else answer)[name] = value
 
 
 def _sent_index(index: Shape, plan: Plan, call: ComputeCall) -> Shape:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -52,8 +52,7 @@ FLOATS = tuple(row.name for row in DTYPES.values() if row.is_float)
 INTEGERS = tuple(row.name for row in DTYPES.values() if not row.is_float)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorPayload:
+class TensorPayload(NamedTuple):
     """A tensor outside the compute layer: dtype name, shape, row-major elements."""
 
     dtype: str

@@ -18,7 +18,9 @@ PROXIES = (simdjson.Array, simdjson.Object)
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 
 
-def decode(body: bytes | bytearray, tensors: Collection[str], *, max_rank: int) -> dict[str, object]:
+def decode(
+    body: bytes | bytearray, tensors: Collection[str], *, max_rank: int
+) -> dict[str, object]:
     """Read one JSON object; the fields named in `tensors` become payloads of its `dtype`.
 
     Raises:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import orjson
 
-from app.codecs._arrays import Array, as_array, shortest_halves
+from app.codecs._arrays import Array, all_true, as_array, shortest_halves
 from app.schemas.tensors import DTYPES, TensorPayload
 
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 CHUNK_ELEMENTS = 64 * 1024
 """Elements printed in one call: about a millisecond, in which no other thread can run."""
 
@@ -38,10 +38,10 @@ def _numbers(payload: TensorPayload, *, nested: bool) -> object:
     if dtype.is_half:
         array = shortest_halves(dtype.name)[array.view(np.uint16)]
     if not payload.shape:
-        return orjson.Fragment(_text(array.reshape(1))[1:-1])
+        return orjson.Fragment(_text(array.reshape(1))[1:-1]) if dtype.is_float else array.item()
     if not nested:
         array = array.reshape(-1)
-    if array.size <= CHUNK_ELEMENTS and (not dtype.is_float or np.isfinite(array).all()):
+    if array.size <= CHUNK_ELEMENTS and (not dtype.is_float or all_true(np.isfinite(array))):
         return array
     return orjson.Fragment(_text(array))
 
