@@ -23,7 +23,7 @@ def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
         tensor = tensor.to(wanted)
     if dtype == "bfloat16":
         tensor = tensor.view(torch.uint16)
-    array: Any = tensor.numpy(force=True).reshape(-1)
+    array: Any = tensor.numpy(force=True).ravel()
     return TensorPayload(dtype, tuple(tensor.shape), memoryview(array))
 
 
