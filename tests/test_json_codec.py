@@ -164,6 +164,45 @@ def test_integers_are_exact_or_refused() -> None:
             decode(text, dtype)
 
 
+WIDE = b",".join([b"0.123456789012345"] * 12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "pointer", "code"),
+    [
+        ([WIDE, WIDE + b", 1"], "#/input/1", "ragged"),
+        ([WIDE, WIDE + b", 1", WIDE[:-18]], "#/input/1", "ragged"),
+        ([WIDE, b"[1]," + WIDE[18:]], "#/input/1/0", "not-a-number"),
+        ([WIDE, b"true," + WIDE[18:]], "#/input/1/0", "not-a-number"),
+    ],
+)
+def test_wide_rows_are_compared_one_by_one(rows: list[bytes], pointer: str, code: str) -> None:
+    text = b"[[" + b"],[".join(rows) + b"]]"
+    with pytest.raises(InvalidRequest) as caught:
+        decode(text)
+    assert (caught.value.errors[0].pointer, caught.value.errors[0].code) == (pointer, code)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.recursive(
+        st.just("1"), lambda inner: st.lists(inner, min_size=1, max_size=3), max_leaves=12
+    ).filter(lambda tree: isinstance(tree, list)),
+    st.booleans(),
+)
+def test_ragged_trees_are_refused_and_full_ones_read(tree: Any, wide: bool) -> None:
+    text = json.dumps(tree).replace('"1"', "1" + " " * 200 * wide)
+    shape: tuple[int, ...] | None
+    try:
+        shape = np.array(json.loads(text), dtype=float).shape
+    except ValueError:
+        shape = None
+    try:
+        assert decode(text.encode()).shape == shape
+    except InvalidRequest:
+        assert shape is None or len(shape) > 8
+
+
 def test_brackets_in_strings_do_not_confuse_the_row_check() -> None:
     body = b'{"input": [[1, 2], [3, 4]], "note": "[,", "k": {"a": [[1], [2]]}}'
     fields = codec.decode(body, {"input"}, max_rank=8)

@@ -27,9 +27,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytea
         chunk: bytes = message.get("body", b"")
         if len(body) + len(chunk) > limit:
             raise BodyTooLarge(f"expected at most {limit} bytes; the body has more")
-        if not message.get("more_body"):
-            return body + chunk if body else chunk
+        if not message.get("more_body") and not body:
+            return chunk
         body += chunk
+        if not message.get("more_body"):
+            return body
 
 
 def check_headers(headers: dict[bytes, bytes], limit: int) -> None:

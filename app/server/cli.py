@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Workers are processes of their own and read the environment.
     os.environ |= {PREFIX + k.upper(): str(v) for k, v in flags.items() if v is not None}
     uvicorn.run(
-        "app.main:create_app",
+        "app.server.worker:build",
         factory=True,
         host=settings.host,
         port=settings.port,

@@ -52,7 +52,7 @@ def _text(array: Array) -> bytes:
         parts = (
             [_text(row) for row in array]
             if rows == 0
-            else [_text(array[i : i + rows])[1:-1] for i in range(0, len(array), rows)]
+            else [memoryview(_text(array[i : i + rows]))[1:-1] for i in range(0, len(array), rows)]
         )
         return b"[" + b",".join(parts) + b"]"
     text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
