@@ -20,10 +20,10 @@ from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
 from app.scheduling import INLINE_MS, Threads
+from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
 
-CONVENTIONS = ("torch",)
 BINARY_HEADER = "Inference-Header-Content-Length"
 REQUEST_HEADERS = (
     "Content-Type",

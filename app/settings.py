@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     """Largest number of axes of a tensor."""
     max_extent: int = Field(4096, ge=1, le=1 << 20)
     """Largest kernel, stride, dilation and padding along one axis, elements."""
+    max_replicas: int = Field(64, ge=1, le=4096)
+    """Most tensors in a list of inputs."""
     drain_grace_ms: int = Field(40_000, ge=0)
     """Longest time from SIGTERM to the exit, ms."""
 

@@ -9,7 +9,7 @@ import torch
 
 from app.codecs import json as json_codec
 from app.compute import Engine
-from app.layers import LAYERS, LayerSpec, compute_model
+from app.layers import LAYERS, LayerSpec, compute_model, tensor_fields
 from app.main import create_app
 from app.settings import Settings
 
@@ -37,16 +37,22 @@ def anyio_backend() -> str:
 def compute(engine: Engine, spec: LayerSpec | str, body: dict[str, Any]) -> dict[str, Any]:
     """The answer's payloads as torch tensors; the body may hold tensors."""
     spec = LAYERS[spec] if isinstance(spec, str) else spec
-    tensors = {"grad_output", *(port.name for port in spec.inputs)}
-    text = json_codec.encode({k: wire(v) for k, v in body.items()})
-    fields = json_codec.decode(text, tensors, max_rank=8)
-    call: Any = compute_model(spec).model_validate(fields)
+    call = call_of(spec, body)
     answer: dict[str, Any] = unwire(engine.run(spec, call, engine.plan(spec, call)))
     return answer
 
 
+def call_of(spec: LayerSpec, body: dict[str, Any]) -> Any:
+    """The validated request that the body is, by way of JSON."""
+    text = json_codec.encode({k: wire(v) for k, v in body.items()})
+    fields = json_codec.decode(text, tensor_fields(spec), max_rank=8, max_list=64)
+    return compute_model(spec).model_validate(fields)
+
+
 def wire(value: object) -> object:
     """A torch tensor in the form that JSON takes."""
+    if isinstance(value, list) and any(isinstance(item, torch.Tensor) for item in value):
+        return [wire(item) for item in value]
     if not isinstance(value, torch.Tensor):
         return value
     names = {float("inf"): "Infinity", float("-inf"): "-Infinity"}
@@ -66,4 +72,6 @@ def unwire(value: Any) -> Any:
         if 0 in value.shape:
             return torch.empty(value.shape, dtype=dtype)
         return torch.frombuffer(value.data, dtype=dtype).view(value.shape)
+    if isinstance(value, list):
+        return [unwire(item) for item in value]
     return {k: unwire(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -71,8 +71,8 @@ def test_adding_a_layer_is_one_file_and_one_word(tmp_path: Path) -> None:
     (tmp_path / "app/layers/double.py").write_text(NEW_FAMILY)
     listing = tmp_path / "app/layers/__init__.py"
     text = listing.read_text()
-    text = text.replace("import adaptive_pool, ", "import adaptive_pool, double, ", 1)
-    listing.write_text(text.replace("FAMILIES = (", "FAMILIES = (double, ", 1))
+    text = text.replace("    conv,\n", "    conv,\n    double,\n", 1)
+    listing.write_text(text.replace("FAMILIES = (\n", "FAMILIES = (\n    double,\n", 1))
     done = subprocess.run(
         [sys.executable, "-c", USE], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app.codecs import json as codec
 from app.codecs._arrays import as_array, round_to_half, widen
 from app.errors import InvalidRequest, LaminaError, MalformedBody
-from app.schemas.tensors import DTYPES, FLOATS, INTEGERS, TensorPayload
+from app.schemas.tensors import DTYPES, FLOATS, INTEGERS, TensorField, TensorPayload
 
 shapes = st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple)
 
@@ -25,9 +25,18 @@ def payload(dtype: str, shape: tuple[int, ...], raw: bytes) -> TensorPayload:
     return TensorPayload(dtype, shape, memoryview(elements))
 
 
+def read(body: bytes) -> dict[str, object]:
+    fields = {
+        "input": TensorField(),
+        "indices": TensorField(dtype="int64"),
+        "inputs": TensorField(many=True),
+    }
+    return codec.decode(body, fields, max_rank=8, max_list=3)
+
+
 def decode(text: bytes, dtype: str = "float32") -> TensorPayload:
     body = b'{"dtype": "%s", "input": %s}' % (dtype.encode(), text)
-    value = codec.decode(body, {"input"}, max_rank=8)["input"]
+    value = read(body)["input"]
     assert isinstance(value, TensorPayload)
     return value
 
@@ -42,7 +51,7 @@ def test_round_trip_is_bit_exact(data: Any) -> None:
     before = payload(dtype, shape, data.draw(st.binary(min_size=size, max_size=size)))
     text = codec.encode({"dtype": dtype, "input": before}, encoding=encoding)
     json.loads(text, parse_constant=pytest.fail)
-    after = codec.decode(text, {"input"}, max_rank=8)["input"]
+    after = read(text)["input"]
     assert isinstance(after, TensorPayload)
     if 0 in shape and encoding == "nested":
         assert math.prod(after.shape) == 0
@@ -147,9 +156,39 @@ def test_refused_tensors(text: bytes, pointer: str, code: str) -> None:
 )  # fmt: skip
 def test_refused_bodies(body: bytes) -> None:
     with pytest.raises(LaminaError) as caught:
-        codec.decode(body, {"input"}, max_rank=8)
+        read(body)
     assert isinstance(caught.value, MalformedBody | InvalidRequest)
     assert len(caught.value.detail) < 300
+
+
+def test_a_tensor_may_have_a_dtype_of_its_own() -> None:
+    fields = read(b'{"indices": [[0, 9007199254740993]], "input": [[0.5, 1]], "k": "[["}')
+    assert as_array(fields["indices"]).tolist() == [[0, 9007199254740993]]  # type: ignore[arg-type]
+    assert as_array(fields["input"]).tolist() == [[0.5, 1]]  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest) as caught:
+        read(b'{"indices": [0.5]}')
+    assert caught.value.errors[0].pointer == "#/indices/0"
+
+
+def test_a_list_of_tensors_is_read_one_by_one() -> None:
+    text = b'{"inputs": [[[1, 2]], [[3, 4], [5, 6]], {"shape": [1], "data": [7]}]}'
+    inputs: Any = read(text)["inputs"]
+    assert [payload.shape for payload in inputs] == [(1, 2), (2, 2), (1,)]
+    assert as_array(inputs[1]).tolist() == [[3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("text", "pointer", "code"),
+    [
+        (b"[[[1, 2]], [[3, 4], [5]]]", "#/inputs/1/1", "ragged"),
+        (b"[[1], [2], [3], [4]]", "#/inputs", "too-long"),
+        (b"[[1], [null]]", "#/inputs/1/0", "not-a-number"),
+    ],
+)
+def test_refused_lists(text: bytes, pointer: str, code: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read(b'{"inputs": %s}' % text)
+    assert (caught.value.errors[0].pointer, caught.value.errors[0].code) == (pointer, code)
 
 
 def test_long_integers_are_numbers_for_floats() -> None:
@@ -205,7 +244,7 @@ def test_ragged_trees_are_refused_and_full_ones_read(tree: Any, wide: bool) -> N
 
 def test_brackets_in_strings_do_not_confuse_the_row_check() -> None:
     body = b'{"input": [[1, 2], [3, 4]], "note": "[,", "k": {"a": [[1], [2]]}}'
-    fields = codec.decode(body, {"input"}, max_rank=8)
+    fields = read(body)
     assert as_array(fields["input"]).tolist() == [[1, 2], [3, 4]]  # type: ignore[arg-type]
 
 

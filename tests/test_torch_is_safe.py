@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from app.compute import Engine
 from app.errors import RequestError
-from app.layers import LAYERS
+from app.layers import LAYERS, LayerSpec
+from app.schemas.options import CONVENTIONS
 from tests.conftest import LIMITS, compute
 
 CASES = 2000
@@ -37,8 +38,9 @@ ODD = [
 ]
 
 
-def random_body(rng: random.Random, family: str, rank: int) -> dict[str, Any]:
+def random_body(rng: random.Random, spec: LayerSpec) -> dict[str, Any]:
     """Mostly sensible, now and then anything."""
+    family, rank = spec.family, rng.choice([r for r in spec.inputs[0].ranks if r < 6])
 
     def some(low: int, high: int) -> Any:
         if rng.random() < 0.04:
@@ -47,37 +49,65 @@ def random_body(rng: random.Random, family: str, rank: int) -> dict[str, Any]:
             return rng.randint(low, high)
         return [rng.randint(low, high) for _ in range(rank - 2)]
 
-    shape = [rng.randint(0 if rng.random() < 0.1 else 1, 7) for _ in range(rank)]
+    def tensor(*shape: int) -> torch.Tensor:
+        if rng.random() < 0.1:
+            return torch.full(shape, rng.choice([float("nan"), float("inf"), -float("inf")]))
+        return torch.randn(shape, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
+
+    def shaped(rank: int) -> list[int]:
+        return [rng.randint(0 if rng.random() < 0.1 else 1, 7) for _ in range(rank)]
+
+    shape = shaped(rank)
     body: dict[str, Any] = {
-        "input": torch.randn(shape, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
+        "convention": rng.choice(CONVENTIONS),
+        "layout": rng.choice(["channels_first", "channels_first", "channels_last"]),
+        "dtype": rng.choice(["float32", "float64", "float16", "bfloat16"]),
+        "explain": rng.random() < 0.1,
     }
-    if rng.random() < 0.1:
-        body["input"] = torch.full(shape, rng.choice([float("nan"), float("inf"), -float("inf")]))
+    channels = 1
+    if rank > 1:
+        channels = shape[-1] if body["layout"] == "channels_last" and rank > 2 else shape[1]
+    if spec.many:
+        shapes = [[n, *shape[1:]] for n in (shape[0], rng.randint(0, 3))]
+        body["inputs"] = [tensor(*each) for each in shapes]
+    else:
+        body["input"] = tensor(*shape)
     if rng.random() < 0.7:
-        body["grad_output"] = "ones"
-    body["layout"] = rng.choice(["channels_first", "channels_first", "channels_last"])
-    body["dtype"] = rng.choice(["float32", "float64", "float16", "bfloat16"])
-    body["explain"] = rng.random() < 0.1
-    if family in ("max_pool", "avg_pool"):
+        body[spec.gradient] = "ones"
+    if family in ("max_pool", "avg_pool", "lp_pool", "conv", "max_unpool"):
         pairs = [[rng.randint(0, 3), rng.randint(0, 3)] for _ in range(rank - 2)]
+        body["padding"] = rng.choice([some(0, 2), pairs, "same_upper", "same_lower", "valid"])
+        if rng.random() < 0.6:
+            body["stride"] = some(1, 9)
+    if family in ("max_pool", "avg_pool", "lp_pool"):
         body |= {
-            "kernel_size": some(1, 5),
-            "padding": rng.choice([some(0, 2), pairs, "same_upper", "same_lower", "valid"]),
-            "dilation": some(1, 3),
             "ceil_mode": rng.random() < 0.5,
             "ceil_rule": rng.choice(["drop", "keep"]),
         }
-        if rng.random() < 0.6:
-            body["stride"] = some(1, 9)
+    if family in ("max_pool", "avg_pool", "lp_pool", "max_unpool"):
+        body["kernel_size"] = some(1, 5)
+    if family in ("max_pool", "avg_pool", "lp_pool", "conv"):
+        body["dilation"] = some(1, 3)
+    if family == "lp_pool":
+        body["norm_type"] = rng.choice([1, 2, 2.5, 3, 0, -1, 1024])
+        body |= {"lp_abs": rng.random() < 0.5, "lp_partial": rng.choice(["scaled", "sum"])}
+    if family in ("max_pool", "max_unpool"):
+        body["index_base"] = rng.choice(["plane", "onnx", "tf"])
+        if body["index_base"] == "onnx":
+            body["storage_order"] = rng.choice(["row", "column"])
     if family == "max_pool":
         body |= {
             "tie": rng.choice(["first", "split", "all"]),
             "nan": rng.choice(["propagate", "ignore"]),
             "return_indices": rng.random() < 0.5,
-            "index_base": rng.choice(["plane", "onnx", "tf"]),
         }
-        if body["index_base"] == "onnx":
-            body["storage_order"] = rng.choice(["row", "column"])
+    elif family == "max_unpool":
+        high = rng.choice([1, 4, 2**40])
+        body["padding"] = rng.choice([0, 0, 0, some(0, 2), pairs])
+        body["indices"] = torch.randint(-1 if rng.random() < 0.1 else 0, high, shape)
+        body["index_space"] = rng.choice(["output", "default"])
+        if rng.random() < 0.4:
+            body["output_size"] = some(1, 40)
     elif family == "avg_pool":
         body |= {
             "count_include_pad": rng.random() < 0.5,
@@ -86,29 +116,42 @@ def random_body(rng: random.Random, family: str, rank: int) -> dict[str, Any]:
         }
     elif family == "adaptive_pool":
         body["output_size"] = some(0, 9)
-    elif family == "batch_norm":
+    elif family == "conv":
+        groups = rng.choice([1, 1, 2])
+        own = max(1, channels // groups) if rng.random() < 0.95 else rng.randint(0, 4)
+        kernel = [rng.randint(1, 3) for _ in shape[2:]]
+        body |= {"groups": groups, "weight": tensor(groups * rng.randint(1, 3), own, *kernel)}
+        if rng.random() < 0.2:
+            body["bias"] = tensor(rng.randint(1, 4))
+    elif family == "group_norm":
+        body["eps"] = rng.choice([1e-5, 0, 1, -1, 1e-50])
+        if spec.name == "group_norm":
+            body["num_groups"] = rng.choice([None, 1, 1, channels, channels, 2, 0])
+    elif family == "layer_norm":
+        body |= rng.choice([{"axis": rng.randint(-rank - 1, rank)}, {"normalized_shape": shape},
+                            {"normalized_shape": shape[-1:]}, {}])  # fmt: skip
+    elif "batch_norm" in family:
         body |= {"training": rng.random() < 0.6, "eps": rng.choice([1e-5, 0, 1, -1])}
         body["momentum"] = rng.choice([0.1, 0, 1, None, 2])
         if rng.random() < 0.6:
-            channels = shape[-1] if body["layout"] == "channels_last" and rank > 2 else shape[1]
             body |= {"running_mean": [0.0] * channels, "running_var": [1.0] * channels}
     return body
 
 
-def run_cases() -> None:
+def run_cases(seed: int = 0) -> None:
     """The child: any exception but a refusal ends it."""
-    rng, engine = random.Random(0), Engine("cpu", LIMITS)
+    rng, engine = random.Random(seed), Engine("cpu", LIMITS)
     answered = refused = 0
     for _ in range(CASES):
         spec = rng.choice(list(LAYERS.values()))
-        body = random_body(rng, spec.family, rng.choice(spec.inputs[0].ranks))
+        body = random_body(rng, spec)
         try:
             compute(engine, spec, body)
             answered += 1
         except (RequestError, ValidationError):
             refused += 1
         except Exception:
-            print(spec.name, {k: v for k, v in body.items() if k != "input"}, body["input"].shape)
+            print(spec.name, {k: getattr(v, "shape", v) for k, v in body.items()})
             raise
     print(answered, refused)
 

@@ -15,7 +15,7 @@ from app.api.bodies import read_body
 from app.codecs import CODECS
 from app.compute import Engine, estimated_ms
 from app.errors import UnknownLayer
-from app.layers import LayerSpec, Plan, compute_model, shape_model
+from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
 from app.scheduling import Threads
 
 JSON = "application/json"
@@ -57,7 +57,7 @@ class Compute:
         self._engine = engine
         self._threads = threads
         self._model = compute_model(spec)
-        self._tensors = frozenset((*(port.name for port in spec.inputs), "grad_output"))
+        self._tensors = tensor_fields(spec)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, plan, compute, print."""
@@ -66,17 +66,22 @@ class Compute:
         begun = time.perf_counter()
         codec = CODECS[JSON]
         fields = await self._threads.codec(
-            len(body), codec.decode, body, self._tensors, max_rank=limits["max_rank"]
+            len(body),
+            codec.decode,
+            body,
+            self._tensors,
+            max_rank=limits["max_rank"],
+            max_list=limits["max_replicas"],
         )
         call: Any = validated(self._model, fields)
         plan = self._engine.plan(self._spec, call)
         decode_ms = (time.perf_counter() - begun) * 1e3
         result, queue_ms, compute_ms = await self._threads.compute(
-            estimated_ms(plan, call), self._engine.run, self._spec, call, plan
+            estimated_ms(self._spec, plan, call), self._engine.run, self._spec, call, plan
         )
         begun = time.perf_counter()
         text = await self._threads.codec(
-            answer_bytes(plan, call), codec.encode, result, encoding=call.encoding
+            answer_bytes(self._spec, plan, call), codec.encode, result, encoding=call.encoding
         )
         encode_ms = (time.perf_counter() - begun) * 1e3
         timing = (
@@ -124,7 +129,7 @@ def build_router(
         spec = known(request.path_params["layer"])
         limits = engine.limits
         body = await read_body(request.scope, request.receive, limits["max_json_body_bytes"])
-        fields = CODECS[JSON].decode(body, (), max_rank=limits["max_rank"])
+        fields = CODECS[JSON].decode(body, {}, max_rank=limits["max_rank"], max_list=0)
         call: Any = validated(shape_model(spec), fields)
         return Response(json.dumps(engine.shape(spec, call)), media_type=JSON)
 
@@ -163,10 +168,10 @@ def validated(model: type[BaseModel], fields: Mapping[str, object]) -> BaseModel
         raise problems.from_validation(error, model.model_fields) from None
 
 
-def answer_bytes(plan: Plan, call: Any) -> int:
+def answer_bytes(spec: LayerSpec, plan: Plan, call: Any) -> int:
     """A rough size of the answer's text, to choose where it is printed."""
     numbers = sum(math.prod(shape) for shape in plan.outputs.values())
-    if call.grad_output is not None:
+    if getattr(call, spec.gradient) is not None:
         numbers += sum(math.prod(shape) for shape in plan.inputs.values())
     explained: int = 1 << 20 if call.explain else 0
     return 10 * numbers + explained

@@ -147,10 +147,6 @@ def _compute(spec: LayerSpec) -> dict[str, Any]:
 
 
 def _shape(spec: LayerSpec) -> dict[str, Any]:
-    example = {
-        "input_shape": example_shape(spec.example["input"]),
-        **{name: value for name, value in spec.example.items() if name != "input"},
-    }
     return {
         "operationId": _operation(spec.name + "_shape"),
         "summary": f"Output shape of {spec.name}, without data",
@@ -158,13 +154,28 @@ def _shape(spec: LayerSpec) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": _reference(shape_model(spec)), "example": example}
+                "application/json": {
+                    "schema": _reference(shape_model(spec)),
+                    "example": shape_example(spec),
+                }
             },
         },
         "responses": _responses(answers.ShapeAnswer, BODY_ERRORS),
     }
 
 
-def example_shape(nested: Any) -> list[int]:
-    """The shape of an example's nested arrays."""
-    return [len(nested), *example_shape(nested[0])] if isinstance(nested, list) else []
+def shape_example(spec: LayerSpec) -> dict[str, Any]:
+    """The spec's example as a shape request."""
+    ports = {port.name for port in spec.inputs}
+    example = {name: value for name, value in spec.example.items() if name not in ports}
+    if spec.shape_fields is not None:
+        fields = spec.shape_fields.model_fields.items()
+        example |= {name: field.examples[0] for name, field in fields if field.examples}
+    sent: Any = spec.example[spec.inputs[0].name]
+    if spec.many:
+        return {"input_shapes": list(map(_nested_shape, sent)), **example}
+    return {"input_shape": _nested_shape(sent), **example}
+
+
+def _nested_shape(nested: Any) -> list[int]:
+    return [len(nested), *_nested_shape(nested[0])] if isinstance(nested, list) else []

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from app.schemas.calls import Layout
+from app.schemas.options import Layout
 from app.schemas.tensors import DTYPES, Shape, TensorPayload
 
 

@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+from app.compute._names import pointer, with_port
 from app.errors import CostLimit, InvalidRequest, OutputTooLarge
 from app.layers import LayerSpec, Plan
 from app.schemas.calls import ComputeCall
-from app.schemas.tensors import DTYPES, Shapes, TensorPayload
+from app.schemas.options import Layout
+from app.schemas.tensors import DTYPES, Shapes
 
 EXTENTS = ("kernel_size", "stride", "dilation", "padding")
 NS_PER_OPERATION = 1.5
@@ -29,21 +31,34 @@ def check_extents(options: Any, limit: int) -> None:
                 raise InvalidRequest.at(pointer, "out-of-range", detail)
 
 
-def check_ranks(spec: LayerSpec, shapes: Shapes, *, channels_last: bool, batched: bool) -> None:
+def check_dtypes(call: ComputeCall) -> None:
+    """Integers are computed as they are."""
+    if call.compute_dtype and not DTYPES[call.dtype].is_float:
+        detail = f"compute_dtype: integers are computed as they are; got dtype {call.dtype}"
+        raise InvalidRequest.at("compute_dtype", "conflict", detail)
+
+
+def check_ranks(spec: LayerSpec, shapes: Shapes, layout: Layout, batched: bool) -> None:
     """Every tensor that came has a rank that its port takes."""
-    for port in spec.inputs:
-        shape = shapes.get(port.name)
+    for (name, shape), port in with_port(spec.inputs, shapes):
         taken = [rank - (port.mapped and not batched) for rank in port.ranks]
-        if shape is None or len(shape) in taken:
+        if len(shape) in taken:
             continue
+        last = layout == "channels_last"
         detail = (
-            f"{port.name}: expected {' or '.join(map(str, taken))} axes, "
-            f"{sent_axes(port.axes, channels_last, batched) if port.mapped else port.axes}; "
+            f"{name}: expected {_spelled(taken)} axes, "
+            f"{sent_axes(port.axes, last, batched) if port.mapped else port.axes}; "
             f"got {len(shape)}, shape {list(shape)}"
         )
         if port.mapped and batched and len(shape) + 1 in port.ranks:
             detail += ". To send one sample without a batch axis add `batched: false`"
-        raise InvalidRequest.at(port.name, "wrong-rank", detail)
+        raise InvalidRequest.at(pointer(name), "wrong-rank", detail)
+
+
+def _spelled(ranks: list[int]) -> str:
+    if len(ranks) > 3:
+        return f"{ranks[0]} to {ranks[-1]}"
+    return " or ".join(map(str, ranks))
 
 
 def sent_axes(axes: str, channels_last: bool, batched: bool) -> str:
@@ -61,12 +76,12 @@ def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str,
         elements += math.prod(shape) * (INDEX_BYTES // itemsize if name == "indices" else 1)
     if elements * itemsize > limits["max_output_bytes"]:
         detail = (
-            f"the output {list(plan.outputs['output'])} and its working memory need "
+            f"the output {_listed(next(iter(plan.outputs.values())))} and its working memory need "
             f"{elements * itemsize} bytes; at most {limits['max_output_bytes']} are allowed. "
             "Use a larger stride or a smaller output, or fewer samples"
         )
         raise OutputTooLarge(detail)
-    cost_ms = estimated_ms(plan, call)
+    cost_ms = estimated_ms(spec, plan, call)
     if cost_ms > limits["max_cost_ms"]:
         detail = (
             f"{spec.name} would take about {cost_ms:.0f} ms for {plan.cost} operations; at most "
@@ -75,10 +90,10 @@ def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str,
         raise CostLimit(detail)
 
 
-def estimated_ms(plan: Plan, call: ComputeCall) -> float:
+def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
     """Computing time of the call from above, ms."""
     fixed = EXPLAIN_MS if call.explain else 0
-    factor = BACKWARD_FACTOR if call.grad_output is not None else 1
+    factor = BACKWARD_FACTOR if getattr(call, spec.gradient) is not None else 1
     if getattr(plan.options, "tie", "first") != "first":
         factor *= 2
     if call.explain:
@@ -86,12 +101,22 @@ def estimated_ms(plan: Plan, call: ComputeCall) -> float:
     return fixed + plan.cost * factor * NS_PER_OPERATION / 1e6
 
 
-def check_gradient(call: ComputeCall, shape: tuple[int, ...]) -> None:
-    """A gradient is of the output's shape, and of floats."""
-    grad = call.grad_output
-    if grad is not None and not DTYPES[call.dtype].is_float:
-        detail = f"grad_output: integers have no gradient; got dtype {call.dtype}"
-        raise InvalidRequest.at("grad_output", "no-gradient", detail)
-    if isinstance(grad, TensorPayload) and grad.shape != shape:
-        detail = f"grad_output: expected the output's shape, {list(shape)}; got {list(grad.shape)}"
-        raise InvalidRequest.at("grad_output", "shape-mismatch", detail)
+def check_gradient(spec: LayerSpec, call: ComputeCall, shapes: Any) -> None:
+    """A gradient is of the output's shape, and of floats; `shapes` is one, or a list of them."""
+    name, grad = spec.gradient, getattr(call, spec.gradient)
+    if grad is None:
+        return
+    if not DTYPES[call.dtype].is_float:
+        detail = f"{name}: integers have no gradient; got dtype {call.dtype}"
+        raise InvalidRequest.at(name, "no-gradient", detail)
+    if grad == "ones":
+        return
+    came = [one.shape for one in grad] if spec.many else grad.shape
+    if came != shapes:
+        wanted = "the outputs' shapes" if spec.many else "the output's shape"
+        detail = f"{name}: expected {wanted}, {_listed(shapes)}; got {_listed(came)}"
+        raise InvalidRequest.at(name, "shape-mismatch", detail)
+
+
+def _listed(shapes: Any) -> str:
+    return str(shapes).replace("(", "[").replace(",)", "]").replace(")", "]")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from app.compute import bounds
+from app.compute._names import put, results, sent_tensors, with_port
 from app.compute._tensors import (
     inward,
     inward_shape,
@@ -21,8 +22,9 @@ from app.compute.device import choose_device, device_name
 from app.errors import DeviceLost, InvalidRequest, OutOfMemory
 from app.layers import LayerSpec, Plan, Tensors, options_of
 from app.schemas.answers import Advice, Explanation
-from app.schemas.calls import ComputeCall, ShapeCall
-from app.schemas.tensors import DTYPES, Shape, TensorPayload
+from app.schemas.calls import Call, ComputeCall
+from app.schemas.options import CONVENTIONS
+from app.schemas.tensors import Shape, Shapes, TensorPayload
 
 MAX_PLANS = 1024
 RELATIVE_TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4}
@@ -47,7 +49,7 @@ class Engine:
 
         """
         fields = call.__dict__.values()
-        key = (spec, *(v.shape if isinstance(v, TensorPayload) else v for v in fields))
+        key = (spec, frozenset(call.model_fields_set), *map(_without_numbers, fields))
         plan = self._plans.get(key)
         if plan is None:
             plan = self._checked_plan(spec, call)
@@ -56,37 +58,33 @@ class Engine:
             self._plans[key] = plan
         return plan
 
-    def _checked_plan(self, spec: LayerSpec, call: ComputeCall) -> Plan:
-        self._check_dtypes(call)
-        payloads = {port.name: getattr(call, port.name) for port in spec.inputs}
-        shapes = {name: sent.shape for name, sent in payloads.items() if sent is not None}
-        plan = self._plan(spec, call, shapes)
-        bounds.check_plan(spec, plan, call, self.limits)
-        output = outward_shape(plan.outputs["output"], call.layout, call.batched)
-        bounds.check_gradient(call, output)
-        return plan
+    def shape(self, spec: LayerSpec, call: Call) -> dict[str, Any]:
+        """The output shape and how it comes about, whatever the sizes.
 
-    def shape(self, spec: LayerSpec, call: ShapeCall) -> dict[str, Any]:
-        """The output shape and how it comes about, whatever the sizes."""
-        shapes = {"input": call.input_shape}
-        inward_input = inward_shape(call.input_shape, call.layout, call.batched)
-        vectors = {port.name for port in spec.inputs if not port.mapped}
-        if len(inward_input) > 1:
-            shapes |= dict.fromkeys(vectors, (inward_input[1],))
+        Raises:
+            InvalidRequest: shapes or options that do not fit.
+
+        """
         try:
-            plan = self._plan(spec, call, shapes)
+            options = options_of(spec, call)
+            plan = self._shape_plan(spec, call, options)
         except InvalidRequest as error:
             error.errors = tuple(
-                replace(found, pointer="#/input_shape") if found.pointer == "#/input" else found
-                for found in error.errors
+                replace(found, pointer=_shape_pointer(found.pointer)) for found in error.errors
             )
             raise
-        output = outward_shape(plan.outputs["output"], call.layout, call.batched)
+        conventions = {}
+        for convention in CONVENTIONS:
+            try:
+                there = self._shape_plan(spec, call, options_of(spec, call, convention))
+                conventions[convention] = _output_shapes(spec, call, there)
+            except InvalidRequest:
+                conventions[convention] = None
         return {
-            "output_shape": output,
+            "output_shapes" if spec.many else "output_shape": _output_shapes(spec, call, plan),
             "axes": [axis.card().model_dump(exclude_none=True) for axis in plan.axes],
-            "conventions": {call.convention: output},
-            "output_elements": math.prod(output),
+            "conventions": conventions,
+            "output_elements": sum(math.prod(plan.outputs[n]) for n in results(spec, plan.outputs)),
             "multiply_adds": plan.cost,
         }
 
@@ -94,107 +92,119 @@ class Engine:
         """The answer's fields, in order.
 
         Raises:
+            InvalidRequest: numbers that a layer cannot take, such as an index out of range.
             OutOfMemory: no room on the device just now.
             DeviceLost: the accelerator failed.
 
         """
         try:
-            with torch.set_grad_enabled(call.grad_output is not None):
+            with torch.set_grad_enabled(getattr(call, spec.gradient) is not None):
                 return self._run(spec, call, plan)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory("the device has no room for this request just now") from error
         except torch.AcceleratorError as error:
             raise DeviceLost("the accelerator failed during this request") from error
 
-    def _plan(self, spec: LayerSpec, call: Any, shapes: dict[str, Shape]) -> Plan:
-        bounds.check_ranks(
-            spec,
-            shapes,
-            channels_last=call.layout == "channels_last",
-            batched=call.batched,
+    def _checked_plan(self, spec: LayerSpec, call: ComputeCall) -> Plan:
+        bounds.check_dtypes(call)
+        shapes = {name: payload.shape for name, payload in sent_tensors(spec, call).items()}
+        plan = self._plan(spec, options_of(spec, call), call.batched, shapes)
+        bounds.check_plan(spec, plan, call, self.limits)
+        bounds.check_gradient(spec, call, _output_shapes(spec, call, plan))
+        return plan
+
+    def _shape_plan(self, spec: LayerSpec, call: Any, options: Any) -> Plan:
+        shapes: dict[str, Shape] = (
+            {f"inputs.{i}": shape for i, shape in enumerate(call.input_shapes)}
+            if spec.many
+            else {"input": call.input_shape}
         )
-        mapped = {port.name for port in spec.inputs if port.mapped}
-        canonical = {
-            name: inward_shape(shape, call.layout, call.batched) if name in mapped else shape
-            for name, shape in shapes.items()
-        }
-        options = options_of(spec, call)
+        first = inward_shape(next(iter(shapes.values())), options.layout, call.batched)
+        shapes |= spec.parameters(first, call)
+        return self._plan(spec, options, call.batched, shapes)
+
+    def _plan(self, spec: LayerSpec, options: Any, batched: bool, shapes: Shapes) -> Plan:
+        bounds.check_ranks(spec, shapes, options.layout, batched)
         bounds.check_extents(options, self.limits["max_extent"])
+        canonical = {
+            name: inward_shape(shape, options.layout, batched) if port.mapped else shape
+            for (name, shape), port in with_port(spec.inputs, shapes)
+        }
         return spec.plan(canonical, options)
 
-    @staticmethod
-    def _check_dtypes(call: ComputeCall) -> None:
-        if call.compute_dtype and not DTYPES[call.dtype].is_float:
-            detail = f"compute_dtype: integers are computed as they are; got dtype {call.dtype}"
-            raise InvalidRequest.at("compute_dtype", "conflict", detail)
-
     def _run(self, spec: LayerSpec, call: ComputeCall, plan: Plan) -> dict[str, Any]:
-        working = working_dtype(call.dtype, call.compute_dtype)
-        leaves, tensors = self._inputs(spec, call, plan, working)
+        leaves, tensors = self._inputs(spec, call, plan)
         outputs = spec.run(tensors, plan)
         sent = {
-            port.name: outward(outputs[port.name], call.layout, call.batched)
-            if port.mapped
-            else outputs[port.name]
-            for port in spec.outputs
-            if port.name in outputs
+            name: outward(tensor, plan.options.layout, call.batched) if port.mapped else tensor
+            for (name, tensor), port in with_port(spec.outputs, outputs)
         }
-        output = sent.pop("output")
         answer: dict[str, Any] = {
             "layer": spec.name,
             "dtype": call.dtype,
             "device": str(self.device),
-            "output": to_payload(output, call.dtype),
-            "output_shape": tuple(output.shape),
         }
-        if call.grad_output is not None:
-            answer["gradients"] = self._gradients(call, leaves, output)
-        for path, tensor in sent.items():
+        first = {name: sent.pop(name) for name in results(spec, sent)}
+        for name, tensor in first.items():
+            put(answer, name, to_payload(tensor, call.dtype))
+        shapes = [tuple(tensor.shape) for tensor in first.values()]
+        answer |= {"output_shapes": shapes} if spec.many else {"output_shape": shapes[0]}
+        if getattr(call, spec.gradient) is not None:
+            answer["gradients"] = self._gradients(spec, call, leaves, tuple(first.values()))
+        for name, tensor in sent.items():
             dtype = call.dtype if tensor.is_floating_point() else "int64"
-            _put(answer, path, to_payload(tensor, dtype))
+            put(answer, name, to_payload(tensor, dtype))
         answer["options"] = vars(plan.options)
         if call.explain:
             answer["explanation"] = self._explanation(spec, call, plan, tensors, outputs)
         return answer
 
     def _inputs(
-        self, spec: LayerSpec, call: ComputeCall, plan: Plan, working: str
+        self, spec: LayerSpec, call: ComputeCall, plan: Plan
     ) -> tuple[dict[str, torch.Tensor], Tensors]:
         """The tensors to differentiate by, as sent, and all inputs in the layers' layout."""
-        dtype: torch.dtype = getattr(torch, working)
+        dtype: torch.dtype = getattr(torch, working_dtype(call.dtype, call.compute_dtype))
+        differentiate = getattr(call, spec.gradient) is not None
+        payloads = sent_tensors(spec, call)
         leaves: dict[str, torch.Tensor] = {}
         tensors: dict[str, torch.Tensor] = {}
-        for port in spec.inputs:
-            payload: TensorPayload | None = getattr(call, port.name)
+        for (name, shape), port in with_port(spec.inputs, plan.inputs):
+            payload = payloads.get(name)
             if payload is not None:
-                tensor = to_torch(payload, self.device, dtype)
+                own = getattr(torch, port.dtype) if port.dtype else dtype
+                tensor = to_torch(payload, self.device, own)
             elif port.fill is not None:
-                shape = plan.inputs[port.name]
                 tensor = torch.full(shape, port.fill, dtype=dtype, device=self.device)
             else:
                 continue
-            if port.differentiable and call.grad_output is not None:
-                leaves[port.name] = tensor.requires_grad_()
-            tensors[port.name] = (
-                inward(tensor, call.layout, call.batched) if port.mapped else tensor
+            if port.differentiable and differentiate:
+                leaves[name] = tensor.requires_grad_()
+            tensors[name] = (
+                inward(tensor, plan.options.layout, call.batched) if port.mapped else tensor
             )
         return leaves, tensors
 
     def _gradients(
         self,
+        spec: LayerSpec,
         call: ComputeCall,
         leaves: dict[str, torch.Tensor],
-        output: torch.Tensor,
-    ) -> dict[str, TensorPayload]:
-        if isinstance(call.grad_output, TensorPayload):
-            grad = to_torch(call.grad_output, self.device, output.dtype)
+        outputs: tuple[torch.Tensor, ...],
+    ) -> dict[str, Any]:
+        given: Any = getattr(call, spec.gradient)
+        if given == "ones":
+            grads = tuple(map(torch.ones_like, outputs))
         else:
-            grad = torch.ones_like(output)
-        gradients = torch.autograd.grad(output, tuple(leaves.values()), grad)
-        return {
-            name: to_payload(gradient, call.dtype)
-            for name, gradient in zip(leaves, gradients, strict=True)
-        }
+            sent = given if spec.many else (given,)
+            grads = tuple(
+                to_torch(payload, self.device, output.dtype)
+                for payload, output in zip(sent, outputs, strict=True)
+            )
+        gradients: dict[str, Any] = {}
+        found = torch.autograd.grad(outputs, tuple(leaves.values()), grads)
+        for name, gradient in zip(leaves, found, strict=True):
+            put(gradients, name, to_payload(gradient, call.dtype))
+        return gradients
 
     def _explanation(
         self, spec: LayerSpec, call: ComputeCall, plan: Plan, tensors: Tensors, outputs: Tensors
@@ -222,27 +232,54 @@ class Engine:
         """Whether the answer is further from float64's than its dtype explains."""
         if call.dtype not in RELATIVE_TOLERANCE:
             return ()
+        doubles = {n: t.double() if t.is_floating_point() else t for n, t in host.items()}
         with torch.no_grad():
-            exact = spec.run({name: t.double() for name, t in host.items()}, plan)["output"]
+            exact = spec.run(doubles, plan)
         tolerance = RELATIVE_TOLERANCE[call.dtype]
-        answered = outputs["output"].detach().cpu().to(getattr(torch, call.dtype)).double()
-        if torch.allclose(answered, exact, rtol=tolerance, atol=tolerance, equal_nan=True):
-            return ()
-        return (
-            Advice(
-                code="precision-loss",
-                message=f"In {call.dtype} the output is further from float64's than rounding.",
-                suggestion='Send `compute_dtype: "float64"`, or centre and scale the input.',
-            ),
-        )
+        for name in results(spec, outputs):
+            rounded = outputs[name].detach().cpu().to(getattr(torch, call.dtype)).double()
+            if not torch.allclose(
+                rounded, exact[name], rtol=tolerance, atol=tolerance, equal_nan=True
+            ):
+                return (
+                    Advice(
+                        code="precision-loss",
+                        message=f"In {call.dtype} the output is further from float64's than "
+                        "rounding.",
+                        suggestion='Send `compute_dtype: "float64"`, or centre the input first.',
+                    ),
+                )
+        return ()
 
 
-def _put(answer: dict[str, Any], path: str, value: object) -> None:
-    parent, _, name = path.rpartition(".")
-    (answer.setdefault(parent, {}) if parent else answer)[name] = value
+def _without_numbers(value: object) -> object:
+    """A request's field as far as a plan depends on it: of a tensor, its shape."""
+    if isinstance(value, TensorPayload):
+        return value.shape
+    if isinstance(value, tuple) and value and isinstance(value[0], TensorPayload):
+        return tuple(payload.shape for payload in value)
+    return value
+
+
+def _output_shapes(spec: LayerSpec, call: Call, plan: Plan) -> Any:
+    """The shape of the output as sent; of a list of outputs, a list of them."""
+    shapes = [
+        outward_shape(plan.outputs[name], plan.options.layout, call.batched)
+        if spec.outputs[0].mapped
+        else plan.outputs[name]
+        for name in results(spec, plan.outputs)
+    ]
+    return shapes if spec.many else shapes[0]
+
+
+def _shape_pointer(pointer: str) -> str:
+    """Where a shape request holds what a compute request holds at the pointer."""
+    if pointer == "#/input":
+        return "#/input_shape"
+    return pointer.replace("#/inputs", "#/input_shapes", 1)
 
 
 def _sent_index(index: Shape, plan: Plan, call: ComputeCall) -> Shape:
     """The index of an output element in the layout that was asked for."""
     rank = len(plan.outputs["output"])
-    return outward_shape(index[:rank], call.layout, call.batched)
+    return outward_shape(index[:rank], plan.options.layout, call.batched)

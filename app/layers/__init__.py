@@ -3,11 +3,37 @@
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from app.layers import adaptive_pool, avg_pool, batch_norm, global_pool, max_pool
-from app.layers._requests import compute_model, options_of, shape_model
+from app.layers import (
+    adaptive_pool,
+    avg_pool,
+    batch_norm,
+    conv,
+    global_pool,
+    group_norm,
+    layer_norm,
+    lp_pool,
+    max_pool,
+    max_unpool,
+    relu,
+    sync_batch_norm,
+)
+from app.layers._requests import compute_model, options_of, shape_model, tensor_fields
 from app.layers._spec import LayerSpec, Plan, Port, Tensors
 
-FAMILIES = (max_pool, avg_pool, adaptive_pool, global_pool, batch_norm)
+FAMILIES = (
+    max_pool,
+    avg_pool,
+    lp_pool,
+    adaptive_pool,
+    global_pool,
+    max_unpool,
+    batch_norm,
+    sync_batch_norm,
+    group_norm,
+    layer_norm,
+    conv,
+    relu,
+)
 
 
 def build_registry(specs: Iterable[LayerSpec]) -> Mapping[str, LayerSpec]:
@@ -38,4 +64,5 @@ __all__ = [
     "compute_model",
     "options_of",
     "shape_model",
+    "tensor_fields",
 ]

@@ -11,6 +11,7 @@ from app.layers._spec import Axis, Notes, Plan
 from app.layers._windows import SlidingAxis, inside
 from app.schemas.answers import Advice, WindowCard
 
+Describe = Callable[[torch.Tensor, tuple[range, ...], tuple[int, ...]], dict[str, object]]
 MAX_WINDOWS = 4096
 AGGRESSIVE_REDUCTION = 16
 
@@ -68,10 +69,16 @@ def reduction_advice(axes: Sequence[Axis], lengths: Sequence[int]) -> list[Advic
     return [STRIDED_CONVOLUTION] if outputs < inputs else []
 
 
+def _nothing(
+    elements: torch.Tensor, real: tuple[range, ...], index: tuple[int, ...]
+) -> dict[str, object]:
+    return {}
+
+
 def window_notes(
     x: torch.Tensor,
     plan: Plan,
-    describe: Callable[[torch.Tensor, tuple[range, ...], tuple[int, ...]], dict[str, object]],
+    describe: Describe = _nothing,
 ) -> tuple[tuple[WindowCard, ...], bool]:
     """A card for each of the first windows, in the output's order, and whether some are left out.
 

@@ -1,13 +1,22 @@
 """Each layer's own request models, made from its spec."""
 
 import functools
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, create_model
+from pydantic import Field, create_model
 
 from app.layers._spec import LayerSpec
-from app.schemas.calls import ComputeCall, ShapeCall
-from app.schemas.tensors import Tensor
+from app.schemas.calls import Call, ComputeCall, Lengths
+from app.schemas.options import Convention
+from app.schemas.tensors import Tensor, TensorField, TensorOrOnes, Tensors, TensorsOrOnes
+
+GRADIENT = Field(
+    None,
+    description="Gradient of the loss in the output: a tensor of its shape (of a list of outputs, "
+    'a list of them), or "ones"; absent: no gradients are computed.',
+)
+SHAPE = Field(description="Shape of the input, batch axis included unless `batched` is false.")
 
 
 def _title(spec: LayerSpec, suffix: str) -> str:
@@ -17,27 +26,57 @@ def _title(spec: LayerSpec, suffix: str) -> str:
 @functools.cache
 def compute_model(spec: LayerSpec) -> type[ComputeCall]:
     """The model of a compute request: the layer's tensors, its options, the common fields."""
-    tensors: dict[str, Any] = {
-        port.name: (Tensor, ...) if port.required else (Tensor | None, None) for port in spec.inputs
-    }
-    dtypes: Any = Literal[spec.dtypes]
+    fields: dict[str, Any] = {}
+    for port in spec.inputs:
+        kind: Any = Tensors if port.many else Tensor
+        fields[port.name] = kind if port.required else (kind | None, None)
+    fields[spec.gradient] = ((TensorsOrOnes if spec.many else TensorOrOnes) | None, GRADIENT)
+    fields["dtype"] = (Literal[spec.dtypes], "float32")
     bases: Any = (spec.options, ComputeCall)
-    return create_model(  # type: ignore[no-any-return]
-        _title(spec, "Request"),
-        __base__=bases,
-        dtype=(dtypes, "float32"),
-        **tensors,
-    )
+    return create_model(_title(spec, "Request"), __base__=bases, **fields)  # type: ignore[no-any-return]
 
 
 @functools.cache
-def shape_model(spec: LayerSpec) -> type[ShapeCall]:
+def shape_model(spec: LayerSpec) -> type[Call]:
     """The model of a shape request: the input's shape, the layer's options."""
-    bases: Any = (spec.options, ShapeCall)
-    return create_model(_title(spec, "ShapeRequest"), __base__=bases)  # type: ignore[no-any-return]
+    many: Any = Annotated[tuple[Lengths, ...], Field(min_length=1)]
+    fields: dict[str, Any] = (
+        {"input_shapes": (many, SHAPE)} if spec.many else {"input_shape": (Lengths, SHAPE)}
+    )
+    own = () if spec.shape_fields is None else (spec.shape_fields,)
+    bases: Any = (*own, spec.options, Call)
+    return create_model(_title(spec, "ShapeRequest"), __base__=bases, **fields)  # type: ignore[no-any-return]
 
 
-def options_of(spec: LayerSpec, call: BaseModel) -> Any:
-    """The layer's options out of a validated request."""
-    fields = spec.options.model_fields
-    return spec.options.model_construct(**{name: getattr(call, name) for name in fields})
+@functools.cache
+def tensor_fields(spec: LayerSpec) -> Mapping[str, TensorField]:
+    """The fields of a compute request that a codec reads as tensors."""
+    return {
+        spec.gradient: TensorField(many=spec.many),
+        **{port.name: TensorField(port.dtype, port.many) for port in spec.inputs},
+    }
+
+
+def options_of(spec: LayerSpec, call: Any, convention: Convention | None = None) -> Any:
+    """The layer's options out of a validated request: given, else its convention's.
+
+    Null, where it is torch's default, stands for the convention's default. With another
+    `convention` than the request's: what the request would mean there, in the layout it has here.
+    """
+    preset = spec.presets[convention or call.convention]
+    given = call.model_fields_set
+    options = {}
+    for name, field in spec.options.model_fields.items():
+        value = getattr(call, name)
+        if name in preset and (name not in given or value is field.default is None):
+            value = preset[name]
+            if callable(value):
+                value = value(getattr(call, "dtype", "float32"))
+        options[name] = value
+    if convention:
+        here = spec.presets[call.convention].get("layout", "channels_first")
+        options |= {
+            "convention": convention,
+            "layout": call.layout if "layout" in given else here,
+        }
+    return spec.options.model_construct(**options)

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from pydantic import BaseModel
 
 from app.errors import InvalidRequest
 from app.schemas.answers import Advice, AxisCard, WindowCard
-from app.schemas.options import LayerOptions
+from app.schemas.options import CONVENTIONS, Convention, LayerOptions
 from app.schemas.tensors import FLOATS, Shape, Shapes
 
 Tensors = Mapping[str, torch.Tensor]
+Presets = Mapping[Convention, Mapping[str, Any]]
+ANY_RANK = tuple(range(9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,9 @@ class Port:
 
     A `mapped` port is laid out like the input: batch, channels, spatial axes; the request's
     `layout` and `batched` apply to it. Others are vectors such as a weight a channel. An input
-    left out is filled with `fill`, if it has one. Output names are paths in the answer.
+    left out is filled with `fill`, if it has one. Output names are paths in the answer. A port of
+    `many` tensors is a list: the tensors of `inputs` are named `inputs.0`, `inputs.1`. A port with
+    a `dtype` of its own does not follow the request's.
     """
 
     name: str
@@ -30,6 +35,8 @@ class Port:
     mapped: bool = False
     differentiable: bool = False
     fill: float | None = None
+    many: bool = False
+    dtype: str | None = None
 
 
 class Axis(Protocol):
@@ -76,14 +83,33 @@ def no_notes(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     return Notes()
 
 
+def no_parameters(shape: Shape, call: Any) -> Shapes:
+    """A layer whose input is all it has."""
+    return {}
+
+
+def presets(**others: Mapping[str, object]) -> Presets:
+    """What each convention sets, where that differs from the defaults in the options class.
+
+    A value that is a function is asked for its value in the request's dtype.
+    """
+    layouts: dict[str, dict[str, object]] = {
+        "keras": {"layout": "channels_last"},
+        "flax": {"layout": "channels_last"},
+    }
+    return {name: {**layouts.get(name, {}), **others.get(name, {})} for name in CONVENTIONS}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerSpec:
     """One layer. Its functions see tensors with a batch axis and channels first.
 
     `plan(shapes, options)` checks the shapes of the inputs that were sent, makes the options
     explicit, and knows output shapes and cost in closed form; it raises `InvalidRequest`.
-    `run(tensors, plan)` is pure: every input port in, every output port of the plan out.
+    `run(tensors, plan)` is pure: every input port in, every output of the plan out.
     `explain(tensors, outputs, plan)` describes one run.
+    `parameters(input_shape, call)` gives the shapes of the other inputs to a shape request, which
+    has the fields of `shape_fields` to say them with.
     """
 
     name: str
@@ -95,8 +121,28 @@ class LayerSpec:
     plan: Callable[[Shapes, Any], Plan]
     run: Callable[[Tensors, Plan], Tensors]
     explain: Callable[[Tensors, Tensors, Plan], Notes] = no_notes
+    presets: Presets = field(default_factory=presets)
+    parameters: Callable[[Shape, Any], Shapes] = no_parameters
+    shape_fields: type[BaseModel] | None = None
     dtypes: tuple[str, ...] = FLOATS
+    formula: str = ""
+    differences: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def many(self) -> bool:
+        """Whether the layer takes a list of inputs and gives a list of outputs."""
+        return self.inputs[0].many
+
+    @property
+    def result(self) -> str:
+        """The name of the output, or the list of outputs, that gradients come in for."""
+        return self.outputs[0].name
+
+    @property
+    def gradient(self) -> str:
+        """The request's field for that gradient."""
+        return "grad_outputs" if self.many else "grad_output"
 
 
 SPATIAL = {1: "one spatial axis", 2: "two spatial axes", 3: "three spatial axes"}

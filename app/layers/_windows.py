@@ -6,6 +6,7 @@ from typing import Any
 
 from app.errors import EmptyWindow, FieldError, InvalidRequest
 from app.schemas.answers import AxisCard
+from app.schemas.options import Convention
 from app.schemas.tensors import Shape
 
 
@@ -134,8 +135,25 @@ def sliding_axes(spatial: Shape, options: Any) -> tuple[SlidingAxis, ...]:
         InvalidRequest: lists of a wrong length, padding too large, a window longer than its axis.
 
     """
+    kernels = per_axis("kernel_size", options.kernel_size, len(spatial))
+    axes = window_axes(spatial, kernels, options, blame="kernel_size")
+    if not _is_same(options.padding):
+        for index, axis in enumerate(axes):
+            _check_padding(axis, index, options.convention)
+    return axes
+
+
+def window_axes(
+    spatial: Shape, kernels: Shape, options: Any, *, blame: str
+) -> tuple[SlidingAxis, ...]:
+    """The windows of `kernels` over these spatial lengths, with any padding.
+
+    Raises:
+        InvalidRequest: lists of a wrong length; a window longer than its axis, with `blame` as
+            the field to point at.
+
+    """
     dims = len(spatial)
-    kernels = per_axis("kernel_size", options.kernel_size, dims)
     strides = kernels if options.stride is None else per_axis("stride", options.stride, dims)
     dilations = per_axis("dilation", options.dilation, dims)
     axes = []
@@ -143,7 +161,7 @@ def sliding_axes(spatial: Shape, options: Any) -> tuple[SlidingAxis, ...]:
         zip(spatial, kernels, strides, dilations, strict=True)
     ):
         effective = dilation * (kernel - 1) + 1
-        before, after, same = _padding(options.padding, index, dims, length, effective, stride)
+        before, after = _padding(options.padding, index, dims, length, effective, stride)
         axis = SlidingAxis(
             input=length,
             kernel=kernel,
@@ -151,42 +169,44 @@ def sliding_axes(spatial: Shape, options: Any) -> tuple[SlidingAxis, ...]:
             dilation=dilation,
             before=before,
             after=after,
-            ceil=options.ceil_mode and not same,
-            keep=options.ceil_rule == "keep",
+            ceil=getattr(options, "ceil_mode", False) and not _is_same(options.padding),
+            keep=getattr(options, "ceil_rule", "drop") == "keep",
         )
-        if not same:
-            _check_padding(axis, index)
         if axis.output < 1:
             detail = (
-                f"kernel_size: the window covers {effective} elements along spatial axis {index}; "
+                f"{blame}: the window covers {effective} elements along spatial axis {index}; "
                 f"the input has {length} and padding {before} + {after}. Use a smaller kernel or "
                 "dilation, or more padding"
             )
-            raise InvalidRequest.at("kernel_size", "window-too-large", detail)
+            raise InvalidRequest.at(blame, "window-too-large", detail)
         axes.append(axis)
     return tuple(axes)
 
 
+def _is_same(padding: Any) -> bool:
+    return isinstance(padding, str) and padding != "valid"
+
+
 def _padding(
     padding: Any, index: int, dims: int, length: int, effective: int, stride: int
-) -> tuple[int, int, bool]:
-    """Padding before and after one axis, and whether it is a `same` mode."""
+) -> tuple[int, int]:
+    """Padding before and after one axis."""
     if padding == "valid":
-        return 0, 0, False
+        return 0, 0
     if isinstance(padding, str):
         total = max((-(-length // stride) - 1) * stride + effective - length, 0)
         small, large = total // 2, total - total // 2
-        return (large, small, True) if padding == "same_lower" else (small, large, True)
+        return (large, small) if padding == "same_lower" else (small, large)
     entry = per_axis("padding", padding, dims)[index]
     before, after = entry if isinstance(entry, tuple) else (entry, entry)
-    return before, after, False
+    return before, after
 
 
-def _check_padding(axis: SlidingAxis, index: int) -> None:
-    symmetric = axis.before == axis.after
-    limit = axis.effective // 2 if symmetric else axis.effective - 1
+def _check_padding(axis: SlidingAxis, index: int, convention: Convention) -> None:
+    halved = convention == "torch" and axis.before == axis.after
+    limit = axis.effective // 2 if halved else axis.effective - 1
     if max(axis.before, axis.after) > limit:
-        rule = "at most half of" if symmetric else "smaller than"
+        rule = "at most half of" if halved else "smaller than"
         detail = (
             f"padding: expected {rule} the effective kernel, {axis.effective}, on spatial axis "
             f"{index}; got {axis.before} before and {axis.after} after"

@@ -12,8 +12,7 @@ from app.layers._pooling import average_notes, max_notes
 from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
 from app.layers._windows import per_axis
 from app.schemas.answers import AxisCard
-from app.schemas.calls import Flag
-from app.schemas.options import LayerOptions, OutputSize
+from app.schemas.options import Flag, LayerOptions, OutputSize
 from app.schemas.tensors import Shapes
 
 
@@ -151,6 +150,12 @@ SPECS = tuple(
         plan=plan,
         run=run,
         explain=explain,
+        formula="window i of an axis of n elements and o outputs is [floor(i * n / o), "
+        "ceil((i + 1) * n / o)); windows may overlap",
+        differences=(
+            "ONNX has no adaptive pooling: exporters fail where o does not divide n.",
+            "torch accepts null per axis in 2d and 3d only; here in all.",
+        ),
         example=_example(dims),
     )
     for kind, word, options, run, explain, outputs in (

@@ -1,18 +1,24 @@
 """Average pooling: the sum of each window over a divisor."""
 
-import math
 from typing import Annotated, Any, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
-from app.layers._pooling import average_notes, pad_by_hand, padded_elements
-from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
+from app.layers._averages import Averages
+from app.layers._pooling import average_notes
+from app.layers._spec import (
+    SPATIAL,
+    LayerSpec,
+    Notes,
+    Plan,
+    Tensors,
+    check_not_empty,
+    feature_map,
+    presets,
+)
 from app.layers._windows import SlidingAxis, explicit, refuse_empty_windows, sliding_axes
-from app.schemas.calls import Flag
-from app.schemas.options import LayerOptions, Padding, Size
+from app.schemas.options import Flag, LayerOptions, Padding, Size
 from app.schemas.tensors import Shapes
 
 MAX_DIVISOR = 2**31 - 1
@@ -24,7 +30,7 @@ class AvgPoolOptions(LayerOptions):
     kernel_size: Size
     """The window, elements an axis."""
     stride: Size | None = None
-    """Distance between windows; null: the kernel size."""
+    """Distance between windows; null: the convention's default, the kernel size or 1."""
     padding: Padding = 0
     """Zeros around the input: numbers, pairs [before, after], or a mode."""
     dilation: Size = 1
@@ -43,6 +49,13 @@ class AvgPoolOptions(LayerOptions):
     """Whether taps beyond the padding (ceil mode) are left out of the divisor, or count too."""
 
 
+PRESETS = presets(
+    keras={"count_include_pad": False},
+    onnx={"stride": 1, "count_include_pad": False},
+    flax={"stride": 1},
+)
+
+
 def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
     """Windows, output shape, and cost: one addition a tap."""
     shape = shapes["input"]
@@ -53,93 +66,35 @@ def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
     axes = sliding_axes(shape[2:], options)
     if not options.count_include_pad and options.divisor_override is None:
         refuse_empty_windows(axes)
+    averages = _averages(axes, options)
     output = (*shape[:2], *(axis.output for axis in axes))
-    used = options.model_copy(update=explicit(axes))
-    native = _is_native(axes, used)
-    padded = padded_elements(math.prod(shape[:2]), axes)
     return Plan(
-        options=used,
+        options=options.model_copy(update=explicit(axes)),
         inputs=shapes,
         outputs={"output": output},
-        cost=math.prod(output) * math.prod(a.kernel for a in axes)
-        if native
-        else padded * sum(a.kernel for a in axes),
-        workspace=0 if native else 4 * padded,
+        cost=averages.cost(output),
+        workspace=averages.workspace(output),
         axes=axes,
+    )
+
+
+def _averages(axes: tuple[SlidingAxis, ...], options: AvgPoolOptions) -> Averages:
+    return Averages(
+        axes,
+        options.count_include_pad,
+        options.overhang_divisor == "kernel",
+        options.divisor_override,
     )
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, *out)`."""
-    x, axes, options = tensors["input"], plan.axes, plan.options
-    if _is_native(axes, options):
-        return {"output": _native(x, axes, options)}
-    total = pad_by_hand(x, axes, 0.0)
-    for dim, axis in enumerate(axes, start=2):
-        before = (slice(None),) * dim
-        taps = (total[(*before, axis.tap_slice(i))] for i in range(axis.kernel))
-        total = sum(taps, start=x.new_zeros(()))
-    return {"output": total / _divisors(axes, options).to(total)}
-
-
-def _is_native(axes: tuple[SlidingAxis, ...], options: AvgPoolOptions) -> bool:
-    """Whether torch's own pooling means the same, and takes the arguments."""
-    return (
-        options.ceil_rule == "drop"
-        and (options.overhang_divisor == "inside" or not any(a.overhang for a in axes))
-        and all(
-            a.dilation == 1 and a.before == a.after <= a.kernel // 2 and a.kernel <= a.input
-            for a in axes
-        )
-    )
-
-
-def _native(
-    x: torch.Tensor, axes: tuple[SlidingAxis, ...], options: AvgPoolOptions
-) -> torch.Tensor:
-    kernel, stride = [a.kernel for a in axes], [a.stride for a in axes]
-    padding = [a.before for a in axes]
-    rest = (options.ceil_mode, options.count_include_pad)
-    if len(axes) == 1:
-        if options.divisor_override is None:
-            return F.avg_pool1d(x, kernel, stride, padding, *rest)
-        flat = F.avg_pool2d(
-            x.unsqueeze(2), [1, *kernel], [1, *stride], [0, *padding], *rest,
-            options.divisor_override,
-        )  # fmt: skip
-        return flat.squeeze(2)
-    pool: Any = F.avg_pool2d if len(axes) == 2 else F.avg_pool3d
-    return pool(x, kernel, stride, padding, *rest, options.divisor_override)  # type: ignore[no-any-return]
-
-
-def _divisors(axes: tuple[SlidingAxis, ...], options: AvgPoolOptions) -> torch.Tensor:
-    """`(*out)`: by what each window's sum is divided; 1 where a window holds nothing."""
-    if options.divisor_override is not None:
-        return torch.full([a.output for a in axes], options.divisor_override)
-    divisors = torch.ones((), dtype=torch.float64)
-    for axis in axes:
-        counts = _counts(axis, options)
-        divisors = divisors.unsqueeze(-1) * counts
-    return divisors.clamp(min=1)
-
-
-def _counts(axis: SlidingAxis, options: AvgPoolOptions) -> torch.Tensor:
-    """`(out)`: how many taps of each window count along one axis."""
-    if options.count_include_pad and options.overhang_divisor == "kernel":
-        return torch.full((axis.output,), axis.kernel)
-    first, last = 0, axis.input
-    if options.count_include_pad:
-        first, last = -axis.before, axis.input + axis.after
-    starts = torch.arange(axis.output) * axis.stride - axis.before
-    below, counted = (
-        (-((starts - bound) // axis.dilation)).clamp(0, axis.kernel) for bound in (first, last)
-    )
-    return counted - below
+    return {"output": _averages(plan.axes, plan.options).of(tensors["input"])}
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     """The windows with their divisors."""
-    return average_notes(tensors["input"], plan, _divisors(plan.axes, plan.options))
+    return average_notes(tensors["input"], plan, _averages(plan.axes, plan.options).divisors())
 
 
 def _example(dims: int) -> dict[str, object]:
@@ -158,6 +113,16 @@ SPECS = tuple(
         plan=plan,
         run=run,
         explain=explain,
+        formula="y[o] = sum over taps i of x[o * stride - padding + i * dilation], over a divisor: "
+        "the taps that count",
+        differences=(
+            "Padding counts in torch's and Flax's divisors; in Keras's and ONNX's it does not.",
+            "The stride left out is the kernel size in torch and Keras, 1 in ONNX and Flax.",
+            "torch refuses padding above half the kernel; the others take any below it.",
+            "Ceil mode's overhang never counts in torch; in ONNX Runtime it did until 2026, "
+            "for models before opset 19: `overhang_divisor: kernel`.",
+        ),
+        presets=PRESETS,
         example=_example(dims),
     )
     for dims in (1, 2, 3)

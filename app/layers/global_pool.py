@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from app.layers._pooling import average_notes, max_notes
-from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors, check_not_empty
+from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors, check_not_empty, presets
 from app.layers._windows import SlidingAxis
-from app.schemas.calls import Flag
-from app.schemas.options import LayerOptions
+from app.schemas.options import Flag, LayerOptions
 from app.schemas.tensors import Shapes
 
 
@@ -71,10 +70,13 @@ SPECS = tuple(
         plan=plan,
         run=run,
         explain=explain,
+        formula=formula,
+        differences=("Keras and Flax drop the spatial axes; torch and ONNX keep them as 1.",),
+        presets=presets(keras={"keepdims": False}, flax={"keepdims": False}),
         example={"input": [[[[1, 3], [5, 7]], [[2, 2], [4, 4]]]]},
     )
-    for kind, word, run, explain in (
-        ("max", "Largest element", run_max, explain_max),
-        ("avg", "Mean", run_avg, explain_avg),
+    for kind, word, run, explain, formula in (
+        ("max", "Largest element", run_max, explain_max, "y = max(x) of each channel"),
+        ("avg", "Mean", run_avg, explain_avg, "y = mean(x) of each channel"),
     )
 )

@@ -9,11 +9,20 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
+from app.layers._indices import numbered
 from app.layers._pooling import max_notes, pad_by_hand, padded_elements
-from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
+from app.layers._spec import (
+    SPATIAL,
+    LayerSpec,
+    Notes,
+    Plan,
+    Tensors,
+    check_not_empty,
+    feature_map,
+    presets,
+)
 from app.layers._windows import SlidingAxis, explicit, refuse_empty_windows, sliding_axes
-from app.schemas.calls import Flag
-from app.schemas.options import LayerOptions, Padding, Size
+from app.schemas.options import Flag, LayerOptions, Padding, Size
 from app.schemas.tensors import FLOATS, INTEGERS, Shapes
 
 ARITHMETIC_COPIES = 14
@@ -26,7 +35,7 @@ class MaxPoolOptions(LayerOptions):
     kernel_size: Size
     """The window, elements an axis."""
     stride: Size | None = None
-    """Distance between windows; null: the kernel size."""
+    """Distance between windows; null: the convention's default, the kernel size or 1."""
     padding: Padding = 0
     """Elements around the input, which never win: numbers, pairs [before, after], or a mode."""
     dilation: Size = 1
@@ -45,6 +54,13 @@ class MaxPoolOptions(LayerOptions):
     """Which of several equal maxima get the gradient: the first, an even share, all of it."""
     nan: Literal["propagate", "ignore"] = Field("propagate")
     """Whether NaN wins every window, or counts as -Infinity."""
+
+
+PRESETS = presets(
+    keras={"index_base": "tf"},
+    onnx={"stride": 1, "index_base": "onnx"},
+    flax={"stride": 1},
+)
 
 
 def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
@@ -87,7 +103,8 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
             )
     if not options.return_indices:
         return {"output": output}
-    return {"output": output, "indices": _numbered(where, x.shape, options)}
+    indices = numbered(where, x.shape[2:], options.index_base, options.storage_order)
+    return {"output": output, "indices": indices}
 
 
 def _is_native(axes: tuple[SlidingAxis, ...], options: MaxPoolOptions) -> bool:
@@ -135,24 +152,6 @@ def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tens
         first = starts.view(-1, *[1] * first.dim()) * unit + first
         unit *= axis.input
     return torch.where(is_real, plane, first)
-
-
-def _numbered(where: torch.Tensor, shape: torch.Size, options: MaxPoolOptions) -> torch.Tensor:
-    """Plane indices in the base that was asked for."""
-    samples, channels, *spatial = shape
-    channel = torch.arange(channels, device=where.device).view(-1, *[1] * len(spatial))
-    if options.index_base == "tf":
-        return where * channels + channel
-    if options.index_base == "plane":
-        return where
-    if options.storage_order == "column":
-        rest, where, unit = where, torch.zeros_like(where), math.prod(spatial)
-        for length in reversed(spatial):
-            unit //= length
-            where = where + rest % length * unit
-            rest = rest.div(length, rounding_mode="floor")
-    sample = torch.arange(samples, device=where.device).view(-1, 1, *[1] * len(spatial))
-    return where + (sample * channels + channel) * math.prod(spatial)
 
 
 class _SharedMaximum(torch.autograd.Function):
@@ -219,6 +218,17 @@ SPECS = tuple(
         plan=plan,
         run=run,
         explain=explain,
+        formula="y[o] = max over taps i of x[o * stride - padding + i * dilation]; "
+        "padding never wins",
+        differences=(
+            "The stride left out is the kernel size in torch and Keras, 1 in ONNX and Flax.",
+            "Indices count a plane in torch, the whole tensor in ONNX, and channels fastest in "
+            "TensorFlow: `index_base`.",
+            "Of equal maxima the first gets the gradient; amax and reduce_max share it: `tie`.",
+            "torch refuses padding above half the kernel; the others take any below it.",
+            "Some frameworks let NaN lose: `nan: ignore`.",
+        ),
+        presets=PRESETS,
         dtypes=FLOATS + INTEGERS,
         example=_example(dims),
     )

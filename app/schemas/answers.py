@@ -78,18 +78,31 @@ class BatchStats(_Answer):
     inv_std: Tensor
 
 
+class Replica(_Answer):
+    """What a replica would have computed from its own batch alone."""
+
+    output: Tensor
+    batch_stats: BatchStats
+
+
 class LayerAnswer(_Answer):
     """The result of a layer. A part that does not apply, or was not asked for, is absent."""
 
     layer: str
     dtype: str
     device: str
-    output: Tensor
-    output_shape: tuple[int, ...]
-    gradients: dict[str, Tensor] | None = None
+    output: Tensor | None = None
+    output_shape: tuple[int, ...] | None = None
+    outputs: tuple[Tensor, ...] | None = None
+    """Of a layer with a list of inputs: an output each, in their order."""
+    output_shapes: tuple[tuple[int, ...], ...] | None = None
+    gradients: dict[str, Tensor | tuple[Tensor, ...]] | None = None
     running_stats: RunningStats | None = None
     batch_stats: BatchStats | None = None
+    statistics: dict[str, Tensor] | None = None
+    """`mean` and `inv_std` of each group that is normalised alone; of RMS norm `inv_rms`."""
     indices: Tensor | None = None
+    replicas: tuple[Replica, ...] | None = None
     options: dict[str, Any]
     """Every option with the value that was used."""
     explanation: Explanation | None = None
@@ -98,9 +111,12 @@ class LayerAnswer(_Answer):
 class ShapeAnswer(_Answer):
     """The output shape and how it came about, computed without data."""
 
-    output_shape: tuple[int, ...]
+    output_shape: tuple[int, ...] | None = None
+    output_shapes: tuple[tuple[int, ...], ...] | None = None
+    """Of a layer with a list of inputs."""
     axes: tuple[AxisCard, ...]
-    conventions: dict[str, tuple[int, ...]]
+    conventions: dict[str, tuple[int, ...] | tuple[tuple[int, ...], ...] | None]
+    """The shape with each convention's defaults, in the request's layout; null: refused there."""
     output_elements: int
     multiply_adds: int
     """Elementary operations of the forward pass."""

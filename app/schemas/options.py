@@ -1,13 +1,30 @@
 """Types that layer options are built from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
+Convention = Literal["torch", "keras", "onnx", "flax"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+Layout = Literal["channels_first", "channels_last"]
+Flag = Annotated[bool, Field(strict=True)]
 MAX_AXES = 3
 Extent = Annotated[int, Field(strict=True, ge=1)]
 Pad = Annotated[int, Field(strict=True, ge=0)]
 PaddingMode = Literal["valid", "same", "same_upper", "same_lower"]
+
+
+def _no_underflow(eps: float) -> float:
+    """Eps below float32's normal range would be 0 in secret, where it is used."""
+    if 0 < eps < SMALLEST_EPS:
+        raise ValueError(f"expected 0, or at least {SMALLEST_EPS}")
+    return eps
+
+
+SMALLEST_EPS = 1e-30
+Epsilon = Annotated[
+    float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(_no_underflow)
+]
 
 
 def _form(value: object) -> str:
@@ -17,6 +34,10 @@ def _form(value: object) -> str:
     if isinstance(value, list | tuple):
         return "pairs" if value and isinstance(value[0], list | tuple) else "axes"
     return "one"
+
+
+def _pads_form(value: object) -> str:
+    return "one" if isinstance(value, str) else _form(value)
 
 
 def _size_form(value: object) -> str:
@@ -30,6 +51,18 @@ Size = Annotated[
         Field(min_length=1, max_length=MAX_AXES),
         Tag("axes"),
     ],
+    Discriminator(_size_form),
+]
+Pads = Annotated[
+    Annotated[Pad, Tag("one")]
+    | Annotated[tuple[Pad, ...], Field(min_length=1, max_length=MAX_AXES), Tag("axes")]
+    | Annotated[
+        tuple[tuple[Pad, Pad], ...], Field(min_length=1, max_length=MAX_AXES), Tag("pairs")
+    ],
+    Discriminator(_pads_form),
+]
+Trailing = Annotated[
+    Annotated[Pad, Tag("one")] | Annotated[tuple[Pad, ...], Field(min_length=1), Tag("axes")],
     Discriminator(_size_form),
 ]
 OutputSize = Annotated[
@@ -55,6 +88,15 @@ Padding = Annotated[
 
 
 class LayerOptions(BaseModel):
-    """Base of every layer's options: unknown fields and coercions are refused."""
+    """What every layer's options share: unknown fields and coercions are refused.
+
+    The defaults that stand in the classes are torch's; `LayerSpec.presets` has the others'.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    convention: Convention = "torch"
+    """Whose defaults to take where frameworks disagree; an option given here wins."""
+    layout: Layout = "channels_first"
+    """Where the channel axis of input, output, indices and gradients stands; Keras's and Flax's
+    default is channels_last."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 Shape = tuple[int, ...]
@@ -90,8 +90,15 @@ TENSOR_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class TensorField(NamedTuple):
+    """How a codec reads a request's tensor: in the request's dtype or its own, one or a list."""
+
+    dtype: str | None = None
+    many: bool = False
+
+
 @dataclass(frozen=True, slots=True)
-class _TensorField:
+class _Decoded:
     """Teaches pydantic a field that holds a decoded `TensorPayload`, or one reserved word."""
 
     word: str | None = None
@@ -117,8 +124,10 @@ class _TensorField:
         return {"anyOf": [tensor, {"const": self.word}]} if self.word else tensor
 
 
-Tensor = Annotated[TensorPayload, _TensorField()]
-TensorOrOnes = Annotated[TensorPayload | Literal["ones"], _TensorField("ones")]
+Tensor = Annotated[TensorPayload, _Decoded()]
+Tensors = Annotated[tuple[Tensor, ...], Field(min_length=1)]
+TensorOrOnes = Annotated[TensorPayload | Literal["ones"], _Decoded("ones")]
+TensorsOrOnes = Tensors | Literal["ones"]
 
 
 def json_kind(value: object) -> str:

@@ -1,37 +1,36 @@
 """JSON document -> plain values and tensor payloads."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
 import simdjson
 
 from app.codecs._arrays import Array, as_payload, from_numbers
+from app.codecs.json._rows import Rows
 from app.codecs.json._text import parse, plain_kind
 from app.errors import InvalidRequest
-from app.schemas.tensors import DTYPES, Shape, TensorPayload, json_kind
+from app.schemas.tensors import DTYPES, DType, Shape, TensorField, TensorPayload, json_kind
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MAX_PLAIN_VALUES = 256
-SHORT_ROW_BYTES = 128
-"""Rows shorter than this are compared faster as text than one by one."""
 PROXIES = (simdjson.Array, simdjson.Object)
-_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 
 
 def decode(
-    body: bytes | bytearray, tensors: Collection[str], *, max_rank: int
+    body: bytes | bytearray, tensors: Mapping[str, TensorField], *, max_rank: int, max_list: int
 ) -> dict[str, object]:
-    """Read one JSON object; the fields named in `tensors` become payloads of its `dtype`.
+    """Read one JSON object; the fields named in `tensors` become payloads.
 
     Raises:
         MalformedBody: not a JSON object in UTF-8.
-        InvalidRequest: a tensor that is ragged, too deep, not numeric, or beyond its dtype.
+        InvalidRequest: a tensor that is ragged, too deep, not numeric, or beyond its dtype; a
+            list of more than `max_list` tensors.
 
     """
     parser = _idle_parsers.pop() if _idle_parsers else simdjson.Parser()
-    fields = _decode(parser, body, tensors, max_rank)
+    fields = _decode(parser, body, tensors, max_rank, max_list)
     _idle_parsers.append(parser)
     return fields
 
@@ -42,75 +41,46 @@ _idle_parsers: list[simdjson.Parser] = []
 
 
 def _decode(
-    parser: simdjson.Parser, body: bytes | bytearray, tensors: Collection[str], max_rank: int
+    parser: simdjson.Parser,
+    body: bytes | bytearray,
+    tensors: Mapping[str, TensorField],
+    max_rank: int,
+    max_list: int,
 ) -> dict[str, object]:
     document = parse(parser, body)
     dtype = str(_plain(document.get("dtype", "float32"), "dtype"))
-    reader = _TensorReader(dtype if dtype in DTYPES else "float64", max_rank)
+    requested = DTYPES.get(dtype, DTYPES["float64"])
+    rows = Rows()
+
+    def read(value: Any, pointer: str, field: TensorField) -> TensorPayload:
+        reader = _TensorReader(DTYPES[field.dtype] if field.dtype else requested, max_rank)
+        payload = reader.read(value, pointer)
+        if isinstance(value, simdjson.Array):
+            rows.add(pointer, value, payload.shape, reader.walk)
+        return payload
+
     fields: dict[str, object] = {}
     for name in document.keys():
         value = document[name]
         if name in fields:
             raise InvalidRequest.at(name, "duplicate-field", f"{name}: given more than once")
+        field = tensors.get(name)
         if not isinstance(value, PROXIES):
             fields[name] = value
-        elif name in tensors:
-            fields[name] = reader.read(value, name)
-        else:
+        elif field is None:
             fields[name] = _plain(value, name)
-    if reader.nested and not _rows_are_full(body, document, reader.nested):
-        for name, value, shape in reader.nested:
-            reader.walk(value, shape, name)
+        elif field.many and isinstance(value, simdjson.Array):
+            if len(value) > max_list:
+                detail = f"{name}: expected at most {max_list} tensors; got {len(value)}"
+                raise InvalidRequest.at(name, "too-long", detail)
+            fields[name] = tuple(
+                read(item, f"{name}/{index}", field) if isinstance(item, PROXIES) else item
+                for index, item in enumerate(value)
+            )
+        else:
+            fields[name] = read(value, name, field)
+    rows.check(body, document)
     return fields
-
-
-def _rows_are_full(
-    body: bytes | bytearray, document: Any, nested: list[tuple[str, Any, Shape]]
-) -> bool:
-    """Whether no nested tensor is ragged, which its flat buffer hides where the count fits.
-
-    False may be a false alarm (a bracket inside a string): it only costs a walk over the rows.
-    """
-    shapes = {name: shape for name, _, shape in nested}
-    expected = _spell_members(document, shapes)
-    if sum(math.prod(shape[:-1]) for shape in shapes.values()) * SHORT_ROW_BYTES > len(body):
-        return body.translate(None, _NOT_STRUCTURE) == expected
-    arrays = np.count_nonzero(np.frombuffer(body, np.uint8) == ord("["))
-    return arrays == expected.count(b"[") and all(
-        _has_shape(value, shape) for _, value, shape in nested
-    )
-
-
-def _has_shape(value: Any, shape: Shape) -> bool:
-    if not isinstance(value, simdjson.Array) or len(value) != shape[0]:
-        return False
-    if len(shape) == 2:
-        width = shape[1]
-        return all(isinstance(row, simdjson.Array) and len(row) == width for row in value)
-    return len(shape) == 1 or all(_has_shape(row, shape[1:]) for row in value)
-
-
-def _spell_members(members: Any, shapes: Mapping[str, Shape]) -> bytes:
-    """The brackets and commas that the members' text must have if every row is full."""
-    return b",".join(
-        _spell_array(shapes[name]) if name in shapes else _spell(members[name])
-        for name in members.keys()
-    )
-
-
-def _spell_array(shape: Shape) -> bytes:
-    row = _spell_array(shape[1:]) if len(shape) > 1 else b""
-    return b"[" + (row + b",") * (shape[0] - 1) + row * bool(shape[0]) + b"]"
-
-
-def _spell(value: object) -> bytes:
-    if isinstance(value, simdjson.Object):
-        data = value.get("data")
-        lengths = {"data": (len(data),)} if isinstance(data, simdjson.Array) else {}
-        return _spell_members(value, lengths)
-    if isinstance(value, simdjson.Array):
-        return b"[" + b",".join(map(_spell, value)) + b"]"
-    return b""
 
 
 def _plain(value: object, name: str) -> Any:
@@ -145,22 +115,19 @@ def _leaves(value: Any) -> Iterator[float]:
 
 
 class _TensorReader:
-    """Reads the tensors of one document into payloads of one dtype."""
+    """Reads a tensor into a payload of one dtype."""
 
-    def __init__(self, dtype: str, max_rank: int) -> None:
-        self._dtype = DTYPES[dtype]
+    def __init__(self, dtype: DType, max_rank: int) -> None:
+        self._dtype = dtype
         self._max_rank = max_rank
-        self.nested: list[tuple[str, Any, Shape]] = []
-        """Name, proxy and shape of the nested tensors whose rows are still to be compared."""
 
     def read(self, value: Any, name: str) -> TensorPayload:
-        """One tensor, as nested arrays or as {"shape", "data"}."""
+        """The tensor as nested arrays or as {"shape", "data"}."""
         if isinstance(value, simdjson.Array):
             shape = self._nested_shape(value, name)
             numbers = self._numbers(value, shape, name)
             if numbers.size != math.prod(shape):
                 self.walk(value, shape, name)
-            self.nested.append((name, value, shape))
         else:
             shape, data = self._flat_form(value, name)
             name = f"{name}/data"
@@ -225,7 +192,7 @@ class _TensorReader:
             detail = f'{name}: expected nested arrays or {{"shape": [lengths], "data": [numbers]}}'
             raise InvalidRequest.at(name, "tensor-form", detail)
         if members.get("dtype", self._dtype.name) != self._dtype.name:
-            detail = f"{name}: expected the request's dtype, {self._dtype.name}; got another"
+            detail = f"{name}: expected the dtype {self._dtype.name}; got another"
             raise InvalidRequest.at(f"{name}/dtype", "dtype-mismatch", detail)
         self._check_rank(len(shape), name)
         return tuple(shape), data

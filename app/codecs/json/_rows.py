@@ -1,0 +1,74 @@
+"""Ragged rows: nested arrays whose lengths differ from what the first of each axis shows."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import simdjson
+
+from app.schemas.tensors import Shape
+
+SHORT_ROW_BYTES = 128
+"""Rows shorter than this are compared faster as text than one by one."""
+Walk = Callable[[Any, Shape, str], None]
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
+
+
+class Rows:
+    """Finds ragged rows, which a flat buffer hides where the total count fits."""
+
+    def __init__(self) -> None:
+        self._nested: dict[str, tuple[Any, Shape, Walk]] = {}
+
+    def add(self, pointer: str, value: Any, shape: Shape, walk: Walk) -> None:
+        """A nested tensor, whose rows are still to be compared with its shape."""
+        self._nested[pointer] = (value, shape, walk)
+
+    def check(self, body: bytes | bytearray, document: Any) -> None:
+        """`walk` over every row, to say which is wrong, unless it is certain that none is."""
+        if self._nested and not self._are_full(body, document):
+            for pointer, (value, shape, walk) in self._nested.items():
+                walk(value, shape, pointer)
+
+    def _are_full(self, body: bytes | bytearray, document: Any) -> bool:
+        """False may be a false alarm (a bracket inside a string)."""
+        expected = self._spell(document, "")
+        rows = sum(math.prod(shape[:-1]) for _, shape, _ in self._nested.values())
+        if rows * SHORT_ROW_BYTES > len(body):
+            return body.translate(None, _NOT_STRUCTURE) == expected
+        arrays = np.count_nonzero(np.frombuffer(body, np.uint8) == ord("["))
+        return arrays == expected.count(b"[") and all(
+            _has_shape(value, shape) for value, shape, _ in self._nested.values()
+        )
+
+    def _spell(self, value: object, pointer: str) -> bytes:
+        """The brackets and commas that the value's text must have if every row is full."""
+        if pointer in self._nested:
+            return _spell_array(self._nested[pointer][1])
+        if isinstance(value, simdjson.Object):
+            return b",".join(self._spell(value[key], _join(pointer, key)) for key in value.keys())
+        if isinstance(value, simdjson.Array):
+            if pointer.endswith("/data"):
+                return _spell_array((len(value),))
+            items = (self._spell(item, f"{pointer}/{i}") for i, item in enumerate(value))
+            return b"[" + b",".join(items) + b"]"
+        return b""
+
+
+def _join(pointer: str, key: str) -> str:
+    return f"{pointer}/{key}" if pointer else key
+
+
+def _has_shape(value: Any, shape: Shape) -> bool:
+    if not isinstance(value, simdjson.Array) or len(value) != shape[0]:
+        return False
+    if len(shape) == 2:
+        width = shape[1]
+        return all(isinstance(row, simdjson.Array) and len(row) == width for row in value)
+    return len(shape) == 1 or all(_has_shape(row, shape[1:]) for row in value)
+
+
+def _spell_array(shape: Shape) -> bytes:
+    row = _spell_array(shape[1:]) if len(shape) > 1 else b""
+    return b"[" + (row + b",") * (shape[0] - 1) + row * bool(shape[0]) + b"]"

@@ -1,0 +1,67 @@
+"""Names of a layer's tensors: paths such as `running_stats.mean`, `inputs.0`, `replicas.1.output`.
+
+A number in a path counts the tensors of a port that takes or gives many.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+from app.layers import LayerSpec, Port
+from app.schemas.calls import ComputeCall
+from app.schemas.tensors import TensorPayload
+
+T = TypeVar("T")
+
+
+def sent_tensors(spec: LayerSpec, call: ComputeCall) -> dict[str, TensorPayload]:
+    """The request's input tensors by name."""
+    sent: dict[str, TensorPayload] = {}
+    for port in spec.inputs:
+        value = getattr(call, port.name)
+        if port.many:
+            sent |= {f"{port.name}.{index}": payload for index, payload in enumerate(value)}
+        elif value is not None:
+            sent[port.name] = value
+    return sent
+
+
+def with_port(
+    ports: tuple[Port, ...], named: Mapping[str, T]
+) -> Iterator[tuple[tuple[str, T], Port]]:
+    """Each name and what it names, with the port it belongs to."""
+    for item in named.items():
+        yield item, _port(ports, item[0])
+
+
+def results(spec: LayerSpec, names: Iterable[str]) -> tuple[str, ...]:
+    """The names of the output, or of the list of outputs, in order."""
+    if not spec.many:
+        return (spec.result,)
+    return tuple(name for name in names if name.startswith(f"{spec.result}."))
+
+
+def pointer(name: str) -> str:
+    """The name as a path in the request."""
+    return name.replace(".", "/")
+
+
+def put(node: Any, path: str, value: object) -> None:
+    """Set the value at a path below nested objects and lists; lists grow in order."""
+    head, _, rest = path.partition(".")
+    if not rest:
+        node.append(value) if isinstance(node, list) else node.update({head: value})
+        return
+    empty: Any = [] if rest[0].isdigit() else {}
+    if not isinstance(node, list):
+        put(node.setdefault(head, empty), rest, value)
+        return
+    if int(head) == len(node):
+        node.append(empty)
+    put(node[int(head)], rest, value)
+
+
+@cache
+def _port(ports: tuple[Port, ...], name: str) -> Port:
+    path = ".".join(part for part in name.split(".") if not part.isdigit())
+    return next(port for port in ports if port.name == path)

@@ -1,0 +1,104 @@
+"""Sums over sliding windows, divided: what average and Lp pooling are made of."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from app.layers._pooling import pad_by_hand, padded_elements
+from app.layers._windows import SlidingAxis
+from app.schemas.tensors import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Averages:
+    """Windows over some axes, and by what their sums are divided.
+
+    Padding counts or not; taps of ceil mode's overhang count or not; `override` divides every
+    window alike.
+    """
+
+    axes: tuple[SlidingAxis, ...]
+    count_include_pad: bool
+    overhang_counts: bool
+    override: int | None
+
+    @property
+    def is_native(self) -> bool:
+        """Whether torch's own average pooling means the same, and takes the arguments."""
+        axes = self.axes
+        return (not self.overhang_counts or not any(a.overhang for a in axes)) and all(
+            a.dilation == 1
+            and a.before == a.after <= a.kernel // 2
+            and a.kernel <= a.input
+            and not a.keep
+            for a in axes
+        )
+
+    def cost(self, output: Shape) -> int:
+        """Additions: one a tap, or by hand one a tap of each axis in turn."""
+        if self.is_native:
+            return math.prod(output) * math.prod(a.kernel for a in self.axes)
+        return self._padded(output) * sum(a.kernel for a in self.axes)
+
+    def workspace(self, output: Shape) -> int:
+        """Elements of working memory."""
+        return 0 if self.is_native else 4 * self._padded(output)
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """`(N, C, *spatial) -> (N, C, *out)`."""
+        if self.is_native:
+            return self._native(x)
+        total = pad_by_hand(x, self.axes, 0.0)
+        for dim, axis in enumerate(self.axes, start=2):
+            before = (slice(None),) * dim
+            taps = (total[(*before, axis.tap_slice(i))] for i in range(axis.kernel))
+            total = sum(taps, start=x.new_zeros(()))
+        return total / self.divisors().to(total)
+
+    def divisors(self) -> torch.Tensor:
+        """`(*out)`: by what each window's sum is divided; 1 where a window holds nothing."""
+        if self.override is not None:
+            return torch.full([a.output for a in self.axes], self.override)
+        divisors = torch.ones((), dtype=torch.float64)
+        for axis in self.axes:
+            divisors = divisors.unsqueeze(-1) * self._counts(axis)
+        return divisors.clamp(min=1)
+
+    def _padded(self, output: Shape) -> int:
+        return padded_elements(math.prod(output[:2]), self.axes)
+
+    def _native(self, x: torch.Tensor) -> torch.Tensor:
+        kernel, stride = [a.kernel for a in self.axes], [a.stride for a in self.axes]
+        padding = [a.before for a in self.axes]
+        rest = (self.axes[0].ceil, self.count_include_pad)
+        if len(self.axes) > 1:
+            pool: Any = F.avg_pool2d if len(self.axes) == 2 else F.avg_pool3d
+            return pool(x, kernel, stride, padding, *rest, self.override)  # type: ignore[no-any-return]
+        if self.override is None:
+            return F.avg_pool1d(x, kernel, stride, padding, *rest)
+        flat = F.avg_pool2d(
+            x.unsqueeze(2), [1, *kernel], [1, *stride], [0, *padding], *rest, self.override
+        )
+        return flat.squeeze(2)
+
+    def _counts(self, axis: SlidingAxis) -> torch.Tensor:
+        """`(out)`: how many taps of each window count along one axis."""
+        if self.count_include_pad and self.overhang_counts:
+            return torch.full((axis.output,), axis.kernel)
+        first, last = 0, axis.input
+        if self.count_include_pad:
+            first, last = -axis.before, axis.input + axis.after
+        starts = torch.arange(axis.output) * axis.stride - axis.before
+        below, counted = (
+            (-((starts - bound) // axis.dilation)).clamp(0, axis.kernel) for bound in (first, last)
+        )
+        return counted - below
+
+
+def window_elements(axes: Sequence[SlidingAxis]) -> int:
+    """Taps of a whole window."""
+    return math.prod(axis.kernel for axis in axes)

@@ -1,0 +1,248 @@
+"""What the batch norms share: options, checks, the batch's statistics, the running ones."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from app.errors import InvalidRequest
+from app.layers._spec import Plan, Port, Tensors, presets
+from app.schemas.answers import Advice
+from app.schemas.options import Epsilon, Flag, LayerOptions
+from app.schemas.tensors import Shape, Shapes
+
+SMALL_BATCH = 16
+STATISTICS = ("mean", "var", "var_unbiased", "inv_std")
+PARAMETERS = ("weight", "bias", "running_mean", "running_var")
+_OTHERS = {"momentum_weights": "running", "running_var_estimator": "biased"}
+PRESETS = presets(
+    keras={**_OTHERS, "momentum": 0.99, "eps": 1e-3},
+    onnx={**_OTHERS, "momentum": 0.9},
+    flax={**_OTHERS, "momentum": 0.99},
+)
+FORMULA = (
+    "y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance a channel. "
+    "In training they are the batch's, and running = (1 - momentum) * running + momentum * batch "
+    "(`momentum_weights: running` swaps the weights); else they are the running ones."
+)
+DIFFERENCES = (
+    "torch updates the running variance with the unbiased estimate, the others with the biased.",
+    "torch's momentum 0.1 weighs the batch; Keras's, ONNX's and Flax's 0.9 or 0.99 the past.",
+    "With one value a channel torch refuses to train; the others get a variance of 0.",
+    "Flax computes the variance as E[x^2] - E[x]^2, which loses digits; here it is centred.",
+)
+
+
+class BatchNormOptions(LayerOptions):
+    """Options of batch normalisation."""
+
+    training: Flag
+    """true: normalise with this batch's statistics and update the running ones; false: with the
+    running ones. There is no default."""
+    momentum: Annotated[float, Field(strict=True, ge=0, le=1)] | None = 0.1
+    """Weight in the update of the running statistics; null: their cumulative average."""
+    momentum_weights: Literal["batch", "running"] = "batch"
+    """Which side `momentum` weighs: the batch's statistics, or the running ones."""
+    running_var_estimator: Literal["unbiased", "biased"] = "unbiased"
+    """Whether the running variance is updated with the sum of squares over n - 1, or over n."""
+    eps: Epsilon = 1e-5
+    """Added to the variance under the root; torch wants it above 0 in training."""
+    num_batches_tracked: Annotated[int, Field(strict=True, ge=0, lt=2**53)] = 0
+    """How many batches the running statistics have seen."""
+
+
+PARAMETER_PORTS = (
+    Port("weight", "(C)", (1,), required=False, differentiable=True, fill=1.0),
+    Port("bias", "(C)", (1,), required=False, differentiable=True, fill=0.0),
+    Port("running_mean", "(C)", (1,), required=False, fill=0.0),
+    Port("running_var", "(C)", (1,), required=False, fill=1.0),
+)
+STATISTICS_PORTS = (
+    Port("running_stats.mean", "(C)", (1,), required=False),
+    Port("running_stats.var", "(C)", (1,), required=False),
+    Port("running_stats.num_batches_tracked", "()", (0,), required=False),
+    *(Port(f"batch_stats.{name}", "(C)", (1,), required=False) for name in STATISTICS),
+)
+
+
+def statistics_shapes(channels: int) -> dict[str, Shape]:
+    """Shapes of the statistics that training answers, by name."""
+    return {port.name: (channels,) * port.ranks[0] for port in STATISTICS_PORTS}
+
+
+def parameter_shapes(shape: Shape, call: object) -> Shapes:
+    """Shapes of the vectors that go with an input."""
+    return dict.fromkeys(PARAMETERS, shape[1:2])
+
+
+def check_parameters(shapes: Shapes, options: BatchNormOptions, channels: int, count: int) -> None:
+    """Vectors of a value a channel, the running ones where they are needed, enough values.
+
+    `count` is the number of values a channel.
+    """
+    if channels == 0:
+        detail = "input: expected at least one channel; got none"
+        raise InvalidRequest.at("input", "empty-axis", detail)
+    for name in PARAMETERS:
+        if shapes.get(name, (channels,)) != (channels,):
+            detail = (
+                f"{name}: expected shape [{channels}], one value a channel of the input; "
+                f"got {list(shapes[name])}"
+            )
+            raise InvalidRequest.at(name, "shape-mismatch", detail)
+    given = [name for name in ("running_mean", "running_var") if name in shapes]
+    if len(given) == 1:
+        missing = "running_var" if given == ["running_mean"] else "running_mean"
+        detail = f"{missing}: {given[0]} came without it; send both or neither"
+        raise InvalidRequest.at(missing, "missing", detail)
+    if options.training:
+        _check_training(options, count)
+    elif not given:
+        detail = (
+            "running_mean: `training: false` normalises with running_mean and running_var; "
+            "send both, or `training: true`"
+        )
+        raise InvalidRequest.at("running_mean", "missing", detail)
+
+
+def _check_training(options: BatchNormOptions, count: int) -> None:
+    if options.convention == "torch" and options.eps == 0:
+        detail = "eps: expected more than 0 in training; got 0"
+        raise InvalidRequest.at("eps", "out-of-range", detail)
+    if count != 1:
+        return
+    if options.convention == "torch":
+        detail = (
+            "input: expected more than one value a channel in training; got one, whose variance "
+            "is 0. Send a larger batch, or `training: false`"
+        )
+        raise InvalidRequest.at("input", "one-value-per-channel", detail)
+    if options.running_var_estimator == "unbiased":
+        detail = (
+            "running_var_estimator: one value a channel has no unbiased variance; "
+            'send "biased", or a larger batch'
+        )
+        raise InvalidRequest.at("running_var_estimator", "one-value-per-channel", detail)
+
+
+def check_running(tensors: Tensors) -> None:
+    """Refuse a running variance below 0."""
+    if bool((tensors["running_var"] < 0).any()):
+        detail = "running_var: expected no negative variance; got one"
+        raise InvalidRequest.at("running_var", "out-of-range", detail)
+
+
+def with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
+    """`(N, C, *spatial) -> (N, C, *spatial)`, normalised with the running statistics."""
+    mean, var = tensors["running_mean"], tensors["running_var"]
+    return F.batch_norm(x, mean, var, tensors["weight"], tensors["bias"], False, 0.0, eps)
+
+
+def with_batch(
+    tensors: Tensors, x: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """`(N, C, *spatial) -> (N, C, *spatial)`, normalised with its own statistics, and those."""
+    weight, bias = tensors["weight"], tensors["bias"]
+    count = x.numel() // x.shape[1]
+    if count == 0:
+        mean = biased = unbiased = torch.full_like(weight.detach(), math.nan)
+        output = F.batch_norm(x, mean, unbiased, weight, bias, False, 0.0, eps)
+    elif count == 1 or eps == 0:  # torch refuses both
+        output, mean, biased = _normalised_by_hand(x, weight, bias, eps)
+        unbiased = biased * (count / (count - 1)) if count > 1 else torch.full_like(mean, math.nan)
+    else:
+        # With momentum 1 torch replaces what it is given by the batch's mean and unbiased variance.
+        mean, unbiased = torch.zeros_like(weight.detach()), torch.zeros_like(weight.detach())
+        output = F.batch_norm(x, mean, unbiased, weight, bias, True, 1.0, eps)
+        biased = unbiased * ((count - 1) / count)
+    inv_std = (biased + eps).rsqrt()
+    statistics = zip(STATISTICS, (mean, biased, unbiased, inv_std), strict=True)
+    return output, dict(statistics)
+
+
+def _normalised_by_hand(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    axes = (0, *range(2, x.dim()))
+    var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+    output = (x - mean) * (var + eps).rsqrt() * weight.view_as(mean) + bias.view_as(mean)
+    return output, mean.detach().flatten(), var.detach().flatten()
+
+
+def updated(
+    tensors: Tensors, options: BatchNormOptions, batch: Mapping[str, torch.Tensor], count: int
+) -> Tensors:
+    """The running statistics after `count` values a channel; an empty batch only counts."""
+    tracked = options.num_batches_tracked + 1
+    share = 1 / tracked if options.momentum is None else options.momentum
+    if options.momentum is not None and options.momentum_weights == "running":
+        share = 1 - share
+    mean, var = tensors["running_mean"], tensors["running_var"]
+    if count:
+        unbiased = options.running_var_estimator == "unbiased"
+        mean = (mean * (1 - share)).add_(batch["mean"], alpha=share)
+        var = (var * (1 - share)).add_(batch["var_unbiased" if unbiased else "var"], alpha=share)
+    return {
+        "running_stats.mean": mean,
+        "running_stats.var": var,
+        "running_stats.num_batches_tracked": torch.tensor(tracked),
+    }
+
+
+def advice_on(x: torch.Tensor, tensors: Tensors, options: BatchNormOptions) -> tuple[Advice, ...]:
+    """What the batch `(N, C, *spatial)` and the options give reason to say."""
+    count = x.numel() // x.shape[1]
+    if not count:
+        return ()
+    var, mean = torch.var_mean(x, (0, *range(2, x.dim())), correction=0)
+    advice = []
+    if options.training and count < SMALL_BATCH:
+        advice.append(
+            Advice(
+                code="small-batch",
+                message=f"The statistics rest on {count} values a channel.",
+                suggestion="Use a larger batch, `sync_batch_norm` over replicas, or `group_norm`.",
+            )
+        )
+    if bool((var == 0).any()):
+        advice.append(
+            Advice(
+                code="constant-channel",
+                message="A channel is constant: its variance is 0.",
+                suggestion="Its output is the bias; its input gradient is scaled by 1/sqrt(eps).",
+            )
+        )
+    if not options.training:
+        running_mean, running_var = tensors["running_mean"], tensors["running_var"]
+        spread = (running_var.clamp(min=0) + options.eps).sqrt()
+        ratio = (var + options.eps) / (running_var.clamp(min=0) + options.eps)
+        far = ((mean - running_mean).abs() > spread) | (ratio > 4) | (ratio < 0.25)
+        if bool(far.any()):
+            advice.append(
+                Advice(
+                    code="train-eval-mismatch",
+                    message="The running statistics are far from this batch's own.",
+                    suggestion="Train longer, or check momentum and preprocessing.",
+                )
+            )
+    elif (options.momentum or 0) >= 0.5 and options.momentum_weights == "batch":
+        advice.append(
+            Advice(
+                code="momentum-convention",
+                message=f"Momentum {options.momentum} lets this batch outweigh all before it.",
+                suggestion="Keras's 0.99 is torch's 0.01: send `1 - momentum`, or "
+                '`momentum_weights: "running"`.',
+            )
+        )
+    return tuple(advice)
+
+
+def norm_plan(
+    shapes: Shapes, options: BatchNormOptions, outputs: Shapes, channels: int, elements: int
+) -> Plan:
+    """The plan of a batch norm over `elements` values: a few operations each."""
+    parameters = dict.fromkeys(PARAMETERS, (channels,))
+    return Plan(options, {**shapes, **parameters}, outputs, cost=4 * elements)

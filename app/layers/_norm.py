@@ -1,0 +1,45 @@
+"""What the norms of single samples share: options, advice, and a norm by hand."""
+
+import torch
+
+from app.errors import InvalidRequest
+from app.layers._spec import Notes
+from app.schemas.answers import Advice
+from app.schemas.options import Epsilon, LayerOptions
+from app.schemas.tensors import Shape, Shapes
+
+CONSTANT = Advice(
+    code="constant-channel",
+    message="A normalised group is constant: its variance is 0.",
+    suggestion="Its output is the bias; its input gradient is scaled by 1/sqrt(eps).",
+)
+
+
+class NormOptions(LayerOptions):
+    """Options of every norm."""
+
+    eps: Epsilon = 1e-5
+    """Added to the variance under the root."""
+
+
+def check_parameters(shapes: Shapes, wanted: Shape, what: str) -> None:
+    """Weight and bias have the shape that goes with the input."""
+    for name in ("weight", "bias"):
+        if shapes.get(name, wanted) != wanted:
+            detail = f"{name}: expected shape {list(wanted)}, {what}; got {list(shapes[name])}"
+            raise InvalidRequest.at(name, "shape-mismatch", detail)
+
+
+def statistics(groups: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(..., values) -> (...)`: the mean, and 1 / sqrt(biased variance + eps)."""
+    if not groups.numel():
+        nothing = groups.new_empty(groups.shape[:-1])
+        return nothing, nothing
+    var, mean = torch.var_mean(groups.detach(), -1, correction=0)
+    return mean, (var + eps).rsqrt()
+
+
+def notes(groups: torch.Tensor) -> Notes:
+    """Advice on `(..., values)`."""
+    constant = groups.shape[-1] > 0 and bool((groups == groups[..., :1]).all(-1).any())
+    return Notes(advice=(CONSTANT,) if constant else ())

@@ -1,0 +1,160 @@
+"""Convolution (cross-correlation, as all frameworks here define it)."""
+
+import math
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, Field
+
+from app.errors import InvalidRequest
+from app.layers._pooling import pad_by_hand
+from app.layers._spec import (
+    SPATIAL,
+    SPATIAL_NAMES,
+    LayerSpec,
+    Plan,
+    Port,
+    Tensors,
+    check_not_empty,
+    feature_map,
+    presets,
+)
+from app.layers._windows import explicit, per_axis, window_axes
+from app.schemas.options import Extent, LayerOptions, Padding, Size
+from app.schemas.tensors import Shape, Shapes
+
+
+class ConvOptions(LayerOptions):
+    """Options of convolution."""
+
+    stride: Size = 1
+    """Distance between windows."""
+    padding: Padding = 0
+    """Zeros around the input: numbers, pairs [before, after], or a mode."""
+    dilation: Size = 1
+    """Distance between the taps of a window."""
+    groups: Annotated[int, Field(strict=True, ge=1)] = 1
+    """Into how many parts the channels are cut, each convolved alone."""
+
+
+class ConvShapeFields(BaseModel):
+    """What a shape request says in place of the weight."""
+
+    out_channels: Annotated[Extent, Field(examples=[2])]
+    """Channels of the output."""
+    kernel_size: Annotated[Size, Field(examples=[2])]
+    """The window, elements an axis."""
+
+
+def plan(shapes: Shapes, options: ConvOptions) -> Plan:
+    """Windows, output shape, and cost: one multiply-add a tap and input channel."""
+    shape, weight = shapes["input"], shapes["weight"]
+    check_not_empty(shape)
+    _check_weight(shape, weight, options)
+    _check_bias(shapes, weight)
+    axes = window_axes(shape[2:], weight[2:], options, blame="input")
+    output = (shape[0], weight[0], *(axis.output for axis in axes))
+    operations = math.prod(output) * math.prod(weight[1:])
+    used = {name: value for name, value in explicit(axes).items() if name != "kernel_size"}
+    return Plan(
+        options=options.model_copy(update=used),
+        inputs={**shapes, "bias": weight[:1]},
+        outputs={"output": output},
+        cost=operations,
+        # torch unfolds its input where no faster kernel takes it.
+        workspace=operations // weight[0] * options.groups + math.prod(shape),
+        axes=axes,
+    )
+
+
+def _check_weight(shape: Shape, weight: Shape, options: ConvOptions) -> None:
+    if 0 in weight:
+        detail = f"weight: expected axes of length 1 and more; got {list(weight)}"
+        raise InvalidRequest.at("weight", "empty-axis", detail)
+    channels, groups = shape[1], options.groups
+    if channels % groups or weight[0] % groups:
+        detail = (
+            f"groups: expected a divisor of the {channels} input and {weight[0]} output "
+            f"channels; got {groups}"
+        )
+        raise InvalidRequest.at("groups", "shape-mismatch", detail)
+    if weight[1] * groups != channels:
+        detail = (
+            f"weight: expected [out, {channels // groups}, *kernel], for {channels} channels in "
+            f"{groups} groups; got {list(weight)}"
+        )
+        raise InvalidRequest.at("weight", "shape-mismatch", detail)
+
+
+def _check_bias(shapes: Shapes, weight: Shape) -> None:
+    if shapes.get("bias", weight[:1]) != weight[:1]:
+        detail = f"bias: expected shape [{weight[0]}]; got {list(shapes['bias'])}"
+        raise InvalidRequest.at("bias", "shape-mismatch", detail)
+
+
+def run(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(N, C, *spatial) -> (N, out, *out_spatial)`."""
+    x, axes = tensors["input"], plan.axes
+    padding = [axis.before for axis in axes]
+    if any(axis.before != axis.after for axis in axes):
+        x, padding = pad_by_hand(x, axes, 0.0), [0] * len(axes)
+    conv: Any = (F.conv1d, F.conv2d, F.conv3d)[len(axes) - 1]
+    strides, dilations = [a.stride for a in axes], [a.dilation for a in axes]
+    output: torch.Tensor = conv(
+        x, tensors["weight"], tensors["bias"], strides, padding, dilations, plan.options.groups
+    )
+    return {"output": output}
+
+
+def parameter_shapes(shape: Shape, call: Any) -> Shapes:
+    """The weight's shape, from what a shape request says in its place."""
+    dims = len(shape) - 2
+    kernel = per_axis("kernel_size", call.kernel_size, dims) if dims > 0 else ()
+    if shape[1] % call.groups:
+        detail = f"groups: expected a divisor of the {shape[1]} channels; got {call.groups}"
+        raise InvalidRequest.at("groups", "shape-mismatch", detail)
+    return {"weight": (call.out_channels, shape[1] // call.groups, *kernel)}
+
+
+def _example(dims: int) -> dict[str, object]:
+    row = [1, 3, 2, 4]
+    images: Any = {1: row, 2: [row, row], 3: [[row, row]]}
+    kernels: Any = {1: [1, -1], 2: [[1, -1], [2, 0]], 3: [[[1, -1], [2, 0]]]}
+    return {"input": [[images[dims]]], "weight": [[kernels[dims]]]}
+
+
+def _ports(dims: int) -> tuple[Port, ...]:
+    axes = f"(out, C / groups, k{SPATIAL_NAMES[dims].replace(', ', ', k')})"
+    return (
+        feature_map("input", dims, differentiable=True),
+        Port("weight", axes, (dims + 2,), differentiable=True),
+        Port("bias", "(out)", (1,), required=False, differentiable=True, fill=0.0),
+    )
+
+
+SPECS = tuple(
+    LayerSpec(
+        name=f"conv{dims}d",
+        family="conv",
+        summary=f"Weighted sums of each window over {SPATIAL[dims]}",
+        options=ConvOptions,
+        inputs=_ports(dims),
+        outputs=(feature_map("output", dims),),
+        plan=plan,
+        run=run,
+        parameters=parameter_shapes,
+        shape_fields=ConvShapeFields,
+        presets=presets(flax={"padding": "same_upper"}),
+        formula="y[n, o] = bias[o] + sum over channels c and taps i of "
+        "weight[o, c, i] * x[n, c, o * stride - padding + i * dilation]",
+        differences=(
+            "The padding left out is none in torch, Keras and ONNX, and `same` in Flax.",
+            "torch's `same` takes stride 1 alone, and puts an odd padding behind: `same_upper`.",
+            "Keras and Flax hold the weight as [*kernel, in, out]; here it is [out, in, *kernel] "
+            "in every layout.",
+        ),
+        example=_example(dims),
+    )
+    for dims in (1, 2, 3)
+)

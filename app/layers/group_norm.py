@@ -1,0 +1,171 @@
+"""Group and instance normalisation: each sample's channels, in groups or one by one."""
+
+import math
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from app.errors import InvalidRequest
+from app.layers._norm import NormOptions, check_parameters, notes, statistics
+from app.layers._spec import (
+    LayerSpec,
+    Notes,
+    Plan,
+    Port,
+    Tensors,
+    check_not_empty,
+    presets,
+)
+from app.schemas.tensors import Shape, Shapes
+
+
+class InstanceNormOptions(NormOptions):
+    """Options of instance normalisation."""
+
+
+class GroupNormOptions(NormOptions):
+    """Options of group normalisation."""
+
+    num_groups: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """How many groups the channels make; they must divide evenly. Left out: Keras's and Flax's 32;
+    torch and ONNX have no default."""
+
+
+def plan_group(shapes: Shapes, options: GroupNormOptions) -> Plan:
+    """Checks, and cost: a few operations an element."""
+    shape = shapes["input"]
+    check_not_empty(shape)
+    groups = options.num_groups
+    if groups is None:
+        detail = (
+            f"num_groups: expected a divisor of the {shape[1]} channels; got none, and the "
+            f"{options.convention} convention has no default"
+        )
+        raise InvalidRequest.at("num_groups", "missing", detail)
+    if shape[1] % groups:
+        detail = f"num_groups: expected a divisor of the {shape[1]} channels; got {groups}"
+        raise InvalidRequest.at("num_groups", "shape-mismatch", detail)
+    return _plan(shapes, options, groups)
+
+
+def plan_instance(shapes: Shapes, options: InstanceNormOptions) -> Plan:
+    """Checks, and cost: a few operations an element."""
+    shape = shapes["input"]
+    check_not_empty(shape)
+    if options.convention == "torch" and math.prod(shape[2:]) == 1:
+        detail = (
+            f"input: expected more than one value a sample and channel; got the shape "
+            f"{list(shape)}, whose variance is 0. Use `batch_norm` or `layer_norm`"
+        )
+        raise InvalidRequest.at("input", "one-value-per-channel", detail)
+    return _plan(shapes, options, shape[1])
+
+
+def _plan(shapes: Shapes, options: NormOptions, groups: int) -> Plan:
+    shape = shapes["input"]
+    channels = shape[1]
+    check_parameters(shapes, (channels,), "one value a channel of the input")
+    per_group = (shape[0], groups)
+    return Plan(
+        options=options,
+        inputs={**shapes, "weight": (channels,), "bias": (channels,)},
+        outputs={
+            "output": shape,
+            "statistics.mean": per_group,
+            "statistics.inv_std": per_group,
+        },
+        cost=6 * math.prod(shape),
+    )
+
+
+def run(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(N, C, *spatial) -> (N, C, *spatial)`, and the statistics `(N, groups)`."""
+    x, weight, bias = tensors["input"], tensors["weight"], tensors["bias"]
+    eps = plan.options.eps
+    groups = _groups(x, plan)
+    if groups.shape[-1] == 1 or not x.numel():
+        # torch: the fused variance of one value is rounding, and instance norm wants a sample.
+        scale = weight.view(-1, *[1] * (x.dim() - 2))
+        output = (x - x) * (eps**-0.5 if eps else math.inf) * scale + bias.view_as(scale)
+    elif isinstance(plan.options, InstanceNormOptions):
+        output = F.instance_norm(x, weight=weight, bias=bias, eps=eps)
+    else:
+        output = F.group_norm(x, groups.shape[1], weight, bias, eps)
+    mean, inv_std = statistics(groups, eps)
+    return {"output": output, "statistics.mean": mean, "statistics.inv_std": inv_std}
+
+
+def _groups(x: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """`(N, C, *spatial) -> (N, groups, values)`."""
+    samples, groups = plan.outputs["statistics.mean"]
+    return x.reshape(samples, groups, math.prod(x.shape[1:]) // groups)
+
+
+def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
+    """Advice on constant groups."""
+    return notes(_groups(tensors["input"], plan))
+
+
+def parameter_shapes(shape: Shape, call: object) -> Shapes:
+    """Shapes of the vectors that go with an input."""
+    return dict.fromkeys(("weight", "bias"), shape[1:2])
+
+
+def _spec(name: str, ranks: tuple[int, ...], **parts: Any) -> LayerSpec:
+    axes = "(N, C, *spatial)"
+    return LayerSpec(
+        name=name,
+        family="group_norm",
+        inputs=(
+            Port("input", axes, ranks, mapped=True, differentiable=True),
+            Port("weight", "(C)", (1,), required=False, differentiable=True, fill=1.0),
+            Port("bias", "(C)", (1,), required=False, differentiable=True, fill=0.0),
+        ),
+        outputs=(
+            Port("output", axes, ranks, mapped=True),
+            Port("statistics.mean", "(N, groups)", (2,), mapped=True),
+            Port("statistics.inv_std", "(N, groups)", (2,), mapped=True),
+        ),
+        run=run,
+        explain=explain,
+        parameters=parameter_shapes,
+        **parts,
+    )
+
+
+FORMULA = "y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance {each}"
+
+SPECS = (
+    _spec(
+        "instance_norm",
+        (3, 4, 5),
+        summary="Each channel of each sample to mean 0 and variance 1",
+        options=InstanceNormOptions,
+        plan=plan_instance,
+        presets=presets(keras={"eps": 1e-3}, flax={"eps": 1e-6}),
+        formula=FORMULA.format(each="a sample and channel"),
+        differences=(
+            "Keras has no layer of this name: it is GroupNormalization with groups=-1.",
+            "With one value a channel torch refuses; the others get a variance of 0.",
+        ),
+        example={"input": [[[1, 2, 4, 5], [3, 3, 0, 6]]]},
+    ),
+    _spec(
+        "group_norm",
+        tuple(range(2, 9)),
+        summary="Each group of channels of each sample to mean 0 and variance 1",
+        options=GroupNormOptions,
+        plan=plan_group,
+        presets=presets(
+            keras={"eps": 1e-3, "num_groups": 32}, flax={"eps": 1e-6, "num_groups": 32}
+        ),
+        formula=FORMULA.format(each="a sample and group of channels"),
+        differences=(
+            "torch and ONNX want `num_groups`; Keras and Flax take 32.",
+            "ONNX scaled by one weight a group before version 21; here it is one a channel.",
+        ),
+        example={"input": [[[1, 2], [4, 5], [3, 3], [0, 6]]], "num_groups": 2},
+    ),
+)

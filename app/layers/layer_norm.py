@@ -1,0 +1,164 @@
+"""Layer and RMS normalisation: over the last axes of every position before them."""
+
+import math
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from app.errors import InvalidRequest
+from app.layers._norm import NormOptions, check_parameters, notes, statistics
+from app.layers._spec import ANY_RANK, LayerSpec, Notes, Plan, Port, Tensors, presets
+from app.schemas.options import Epsilon, LayerOptions, Trailing
+from app.schemas.tensors import Shape, Shapes
+
+
+class _Trailing(LayerOptions):
+    """Which of the last axes are normalised together: exactly one of the two."""
+
+    normalized_shape: Trailing | None = None
+    """Lengths of the last axes, which are normalised together; or send `axis`."""
+    axis: Annotated[int, Field(strict=True)] | None = None
+    """The first of the axes that are normalised together, in the tensor as sent; -1 is the last."""
+
+
+class LayerNormOptions(_Trailing, NormOptions):
+    """Options of layer normalisation."""
+
+
+class RmsNormOptions(_Trailing):
+    """Options of RMS normalisation."""
+
+    eps: Epsilon | None = None
+    """Added to the mean square under the root; null: the convention's default, in torch the
+    dtype's machine epsilon (of half types, float32's)."""
+
+
+def machine_epsilon(dtype: str) -> float:
+    """Torch's eps for an RMS norm; half types are computed in float32."""
+    return torch.finfo(torch.float64 if dtype == "float64" else torch.float32).eps
+
+
+def plan(shapes: Shapes, options: Any) -> Plan:
+    """Checks, and cost: a few operations an element."""
+    shape = shapes["input"]
+    normalized = _normalized(shape, options)
+    if 0 in normalized:
+        detail = f"input: expected normalised axes of length 1 and more; got {list(shape)}"
+        raise InvalidRequest.at("input", "empty-axis", detail)
+    check_parameters(shapes, normalized, "the normalised shape")
+    lead = shape[: len(shape) - len(normalized)]
+    rms = isinstance(options, RmsNormOptions)
+    names = ("inv_rms",) if rms else ("mean", "inv_std")
+    parameters = ("weight",) if rms else ("weight", "bias")
+    used = {"normalized_shape": normalized, "axis": None}
+    return Plan(
+        options=options.model_copy(update=used),
+        inputs={**shapes, **dict.fromkeys(parameters, normalized)},
+        outputs={"output": shape, **{f"statistics.{name}": lead for name in names}},
+        cost=6 * math.prod(shape),
+    )
+
+
+def _normalized(shape: Shape, options: _Trailing) -> Shape:
+    """The lengths of the axes that are normalised together."""
+    wanted, axis = options.normalized_shape, options.axis
+    if (wanted is None) == (axis is None):
+        came = "neither" if axis is None else "both"
+        detail = f"normalized_shape: expected exactly one of normalized_shape and axis; got {came}"
+        raise InvalidRequest.at("normalized_shape", "conflict", detail)
+    if axis is not None:
+        if not -len(shape) <= axis < len(shape):
+            detail = (
+                f"axis: expected {-len(shape)} to {len(shape) - 1} for the shape {list(shape)}; "
+                f"got {axis}"
+            )
+            raise InvalidRequest.at("axis", "out-of-range", detail)
+        return shape[axis:]
+    normalized = wanted if isinstance(wanted, tuple) else (wanted or 0,)
+    if shape[-len(normalized) :] != normalized:
+        detail = (
+            f"normalized_shape: expected the last lengths of the input, {list(shape)}; "
+            f"got {list(normalized)}"
+        )
+        raise InvalidRequest.at("normalized_shape", "shape-mismatch", detail)
+    return normalized
+
+
+def run_layer(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(*lead, *normalized) -> (*lead, *normalized)`, and the statistics `(*lead)`."""
+    x, options = tensors["input"], plan.options
+    shape = options.normalized_shape
+    output = F.layer_norm(x, shape, tensors["weight"], tensors["bias"], options.eps)
+    mean, inv_std = statistics(x.flatten(-len(shape)), options.eps)
+    return {"output": output, "statistics.mean": mean, "statistics.inv_std": inv_std}
+
+
+def run_rms(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(*lead, *normalized) -> (*lead, *normalized)`, and the statistic `(*lead)`."""
+    x, options = tensors["input"], plan.options
+    shape = options.normalized_shape
+    output = F.rms_norm(x, shape, tensors["weight"], options.eps)
+    mean_square = x.detach().flatten(-len(shape)).square().mean(-1)
+    return {"output": output, "statistics.inv_rms": (mean_square + options.eps).rsqrt()}
+
+
+def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
+    """Advice on constant rows."""
+    return notes(tensors["input"].flatten(-len(plan.options.normalized_shape)))
+
+
+def parameter_shapes(shape: Shape, call: object) -> Shapes:
+    """Weight and bias follow the normalised shape by themselves."""
+    return {}
+
+
+IMAGE = ("any axes, the last of them normalised", ANY_RANK[1:])
+WEIGHT = Port(
+    "weight", "normalized_shape", ANY_RANK[1:], required=False, differentiable=True, fill=1.0
+)
+BIAS = Port("bias", "normalized_shape", ANY_RANK[1:], required=False, differentiable=True, fill=0.0)
+LEAD = ("the axes before", ANY_RANK)
+
+SPECS = (
+    LayerSpec(
+        name="layer_norm",
+        family="layer_norm",
+        summary="The last axes of each position to mean 0 and variance 1",
+        options=LayerNormOptions,
+        inputs=(Port("input", *IMAGE, differentiable=True), WEIGHT, BIAS),
+        outputs=(
+            Port("output", *IMAGE),
+            Port("statistics.mean", *LEAD),
+            Port("statistics.inv_std", *LEAD),
+        ),
+        plan=plan,
+        run=run_layer,
+        explain=explain,
+        presets=presets(keras={"eps": 1e-3}, flax={"eps": 1e-6}),
+        formula="y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance "
+        "over the last axes",
+        differences=("torch names the lengths of the axes; the others name the axes.",),
+        example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},
+    ),
+    LayerSpec(
+        name="rms_norm",
+        family="layer_norm",
+        summary="The last axes of each position to a mean square of 1",
+        options=RmsNormOptions,
+        inputs=(Port("input", *IMAGE, differentiable=True), WEIGHT),
+        outputs=(Port("output", *IMAGE), Port("statistics.inv_rms", *LEAD)),
+        plan=plan,
+        run=run_rms,
+        presets=presets(
+            torch={"eps": machine_epsilon},
+            keras={"eps": 1e-6},
+            onnx={"eps": 1e-5},
+            flax={"eps": 1e-6},
+        ),
+        formula="y = weight * x / sqrt(mean(x^2) + eps), the mean over the last axes",
+        differences=("torch's eps is the dtype's machine epsilon, the others' is a number.",),
+        example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},
+    ),
+)

@@ -1,0 +1,131 @@
+"""Lp pooling: the p-norm of each window."""
+
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from app.layers._averages import Averages, window_elements
+from app.layers._pooling import reduction_advice, window_notes
+from app.layers._spec import (
+    SPATIAL,
+    LayerSpec,
+    Notes,
+    Plan,
+    Tensors,
+    check_not_empty,
+    feature_map,
+    presets,
+)
+from app.layers._windows import SlidingAxis, explicit, sliding_axes
+from app.schemas.options import Flag, LayerOptions, Padding, Size
+from app.schemas.tensors import Shapes
+
+POWERS = 4
+"""Operations that raising to a power and back takes, an element."""
+
+
+class LpPoolOptions(LayerOptions):
+    """Options of Lp pooling."""
+
+    norm_type: Annotated[float, Field(strict=True, gt=0, le=1024)] = 2.0
+    """The power p, above 0."""
+    kernel_size: Size
+    """The window, elements an axis."""
+    stride: Size | None = None
+    """Distance between windows; null: the convention's default, the kernel size or 1."""
+    padding: Padding = 0
+    """Zeros around the input: numbers, pairs [before, after], or a mode."""
+    dilation: Size = 1
+    """Distance between the taps of a window."""
+    ceil_mode: Flag = False
+    """Whether a last window may reach beyond the padding."""
+    ceil_rule: Literal["drop", "keep"] = "drop"
+    """Ceil mode's last window where it would start behind the input: dropped, or kept."""
+    lp_abs: Flag = False
+    """Whether elements count by their absolute value; torch raises them with their sign, so that
+    odd powers may cancel and others give NaN."""
+    lp_partial: Literal["scaled", "sum"] = "scaled"
+    """A window that reaches beyond the padding: scaled up to a full one, or its true sum."""
+
+
+OTHERS = {"lp_abs": True, "lp_partial": "sum"}
+PRESETS = presets(keras=OTHERS, onnx={**OTHERS, "stride": 1}, flax={**OTHERS, "stride": 1})
+
+
+def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
+    """Windows, output shape, and cost: one addition a tap, and the powers."""
+    shape = shapes["input"]
+    check_not_empty(shape)
+    axes = sliding_axes(shape[2:], options)
+    averages = _averages(axes, options)
+    output = (*shape[:2], *(axis.output for axis in axes))
+    elements = math.prod(shape) + math.prod(output)
+    return Plan(
+        options=options.model_copy(update=explicit(axes)),
+        inputs=shapes,
+        outputs={"output": output},
+        cost=averages.cost(output) + POWERS * elements,
+        workspace=averages.workspace(output) + 2 * elements,
+        axes=axes,
+    )
+
+
+def _averages(axes: tuple[SlidingAxis, ...], options: LpPoolOptions) -> Averages:
+    whole = 1 if options.lp_partial == "sum" else None
+    return Averages(axes, count_include_pad=True, overhang_counts=False, override=whole)
+
+
+def run(tensors: Tensors, plan: Plan) -> Tensors:
+    """`(N, C, *spatial) -> (N, C, *out)`; the gradient of a window of zeros is 0.
+
+    Source: torch `nn.functional.lp_pool2d`, which averages and scales up by the window.
+    """
+    x, options = tensors["input"], plan.options
+    powers = (x.abs() if options.lp_abs else x).pow(options.norm_type)
+    sums = _averages(plan.axes, options).of(powers)
+    if options.lp_partial == "scaled":
+        sums = sums * window_elements(plan.axes)
+    # relu's gradient at 0 is 0, which keeps the root's infinite one out.
+    sums = torch.sign(sums) * torch.relu(torch.abs(sums))
+    return {"output": sums.pow(1.0 / options.norm_type)}
+
+
+def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
+    """The windows."""
+    x = tensors["input"]
+    windows, truncated = window_notes(x, plan)
+    return Notes(windows, truncated, tuple(reduction_advice(plan.axes, x.shape[2:])))
+
+
+def _example(dims: int) -> dict[str, object]:
+    rows: Any = [3, 4, 0, 5] if dims == 1 else [[3, 0, 2, 4], [4, 0, 4, 2]]
+    kernel = [1, 2, 2][-dims:]
+    return {"input": [[[rows] if dims == 3 else rows]], "norm_type": 2, "kernel_size": kernel}
+
+
+SPECS = tuple(
+    LayerSpec(
+        name=f"lp_pool{dims}d",
+        family="lp_pool",
+        summary=f"p-norm of each window over {SPATIAL[dims]}",
+        options=LpPoolOptions,
+        inputs=(feature_map("input", dims, differentiable=True),),
+        outputs=(feature_map("output", dims),),
+        plan=plan,
+        run=run,
+        explain=explain,
+        presets=PRESETS,
+        formula="y[o] = (sum over taps i of x[o * stride - padding + i * dilation]^p)^(1/p)",
+        differences=(
+            "torch takes no absolute value: for p = 1, 3 and -4 give -1, and odd powers of "
+            "negative sums give NaN. ONNX does: `lp_abs`.",
+            "torch scales a partial window up to a full one: a single 5 in a window of 2 gives "
+            "10 for p = 1. ONNX takes the true sum: `lp_partial`.",
+            "torch has neither padding nor dilation here.",
+        ),
+        example=_example(dims),
+    )
+    for dims in (1, 2, 3)
+)

@@ -1,0 +1,41 @@
+"""Rectified linear unit."""
+
+import math
+
+import torch
+
+from app.layers._spec import ANY_RANK, LayerSpec, Plan, Port, Tensors
+from app.schemas.options import LayerOptions
+from app.schemas.tensors import Shapes
+
+
+class ReluOptions(LayerOptions):
+    """ReLU has no options of its own."""
+
+
+def plan(shapes: Shapes, options: ReluOptions) -> Plan:
+    """Cost: one comparison an element."""
+    shape = shapes["input"]
+    return Plan(options, shapes, {"output": shape}, cost=math.prod(shape))
+
+
+def run(tensors: Tensors, plan: Plan) -> Tensors:
+    """Any shape -> the same; the gradient at 0 is 0, and NaN stays NaN."""
+    return {"output": torch.relu(tensors["input"])}
+
+
+SPECS = (
+    LayerSpec(
+        name="relu",
+        family="relu",
+        summary="Each element, or 0 where it is negative",
+        options=ReluOptions,
+        inputs=(Port("input", "any axes", ANY_RANK, differentiable=True),),
+        outputs=(Port("output", "any axes", ANY_RANK),),
+        plan=plan,
+        run=run,
+        formula="y = max(x, 0); dy/dx = 1 where x > 0, else 0",
+        differences=("All give 0 for the gradient at 0.",),
+        example={"input": [-1, 0, 2]},
+    ),
+)
