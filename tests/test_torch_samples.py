@@ -10,7 +10,7 @@ import sys
 import types
 import unittest
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -187,9 +187,15 @@ class Source(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Not by `torch.manual_seed`, whose first call imports the compiler for seconds."""
+def _seeded_on_one_thread() -> Iterator[None]:
+    """Not by `torch.manual_seed`, whose first call imports the compiler for seconds; and threads
+    that wait for each other over tiny tensors take minutes on a busy machine.
+    """
     torch.default_generator.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -78,14 +78,16 @@ def parameter_shapes(shape: Shape, call: object) -> Shapes:
     return dict.fromkeys(PARAMETERS, shape[1:2])
 
 
-def check_parameters(shapes: Shapes, options: BatchNormOptions, channels: int, count: int) -> None:
+def check_parameters(
+    shapes: Shapes, options: BatchNormOptions, channels: int, count: int, *, image: str = "input"
+) -> None:
     """Vectors of a value a channel, the running ones where they are needed, enough values.
 
-    `count` is the number of values a channel.
+    `count` is the number of values a channel; `image` is the field that they came in.
     """
     if channels == 0:
-        detail = "input: expected at least one channel; got none"
-        raise InvalidRequest.at("input", "empty-axis", detail)
+        detail = f"{image}: expected at least one channel; got none"
+        raise InvalidRequest.at(image, "empty-axis", detail)
     for name in PARAMETERS:
         if shapes.get(name, (channels,)) != (channels,):
             detail = (
@@ -99,7 +101,7 @@ def check_parameters(shapes: Shapes, options: BatchNormOptions, channels: int, c
         detail = f"{missing}: {given[0]} came without it; send both or neither"
         raise InvalidRequest.at(missing, "missing", detail)
     if options.training:
-        _check_training(options, count)
+        _check_training(options, count, image)
     elif not given:
         detail = (
             "running_mean: `training: false` normalises with running_mean and running_var; "
@@ -108,7 +110,7 @@ def check_parameters(shapes: Shapes, options: BatchNormOptions, channels: int, c
         raise InvalidRequest.at("running_mean", "missing", detail)
 
 
-def _check_training(options: BatchNormOptions, count: int) -> None:
+def _check_training(options: BatchNormOptions, count: int, image: str) -> None:
     if options.convention == "torch" and options.eps == 0:
         detail = "eps: expected more than 0 in training; got 0"
         raise InvalidRequest.at("eps", "out-of-range", detail)
@@ -116,10 +118,10 @@ def _check_training(options: BatchNormOptions, count: int) -> None:
         return
     if options.convention == "torch":
         detail = (
-            "input: expected more than one value a channel in training; got one, whose variance "
+            f"{image}: expected more than one value a channel in training; got one, whose variance "
             "is 0. Send a larger batch, or `training: false`"
         )
-        raise InvalidRequest.at("input", "one-value-per-channel", detail)
+        raise InvalidRequest.at(image, "one-value-per-channel", detail)
     if options.running_var_estimator == "unbiased":
         detail = (
             "running_var_estimator: one value a channel has no unbiased variance; "

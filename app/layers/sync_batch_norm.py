@@ -40,7 +40,7 @@ def plan(shapes: Shapes, options: BatchNormOptions) -> Plan:
                 f"got the shape {list(shape)}"
             )
             raise InvalidRequest.at(f"inputs/{index}", "shape-mismatch", detail)
-    check_parameters(shapes, options, channels, sum(map(_count, inputs)))
+    check_parameters(shapes, options, channels, sum(map(_count, inputs)), image="inputs")
     outputs: dict[str, Shape] = {f"outputs.{i}": shape for i, shape in enumerate(inputs)}
     if options.training:
         outputs |= statistics_shapes(channels)

@@ -1,4 +1,4 @@
-"""Pooling against an own reference in exact fractions, which knows no torch.
+"""Windows (pooling, convolution) against an own reference in exact fractions, without torch.
 
 It walks every window tap by tap over nested dictionaries of Fractions, with every option.
 """
@@ -168,6 +168,77 @@ def test_avg_pool(engine: Engine, dims: int, overhang: str, count_include_pad: b
         for p, share in gradient.items():
             assert abs(float(share) - float(answer["gradients"]["input"][p])) < 1e-12
     assert checked > 10
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("partial", ["scaled", "sum"])
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_lp_pool(engine: Engine, dims: int, partial: str, absolute: bool, power: int) -> None:
+    """Sums of powers in fractions; the last root alone is a float's."""
+    rng, checked = random.Random(dims), 0
+    for case in range(8):
+        o = random_options(rng, dims)
+        shape = (1, 1, *(rng.randint(2, 6) for _ in range(dims)))
+        x = torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(case)).double()
+        answer = accepted(
+            engine,
+            f"lp_pool{dims}d",
+            {**o, "input": x, "norm_type": power, "lp_abs": absolute, "lp_partial": partial,
+             "dtype": "float64"},
+        )  # fmt: skip
+        if answer is None:
+            continue
+        checked += 1
+        known = values(x)
+        for index, taps, pads in windows(x.shape[2:], o):
+            real = [(0, 0, *p) for p in itertools.product(*taps) if within(p, x)]
+            total = sum(((abs(known[p]) if absolute else known[p]) ** power for p in real),
+                        Fraction(0))  # fmt: skip
+            if partial == "scaled":
+                inside = math.prod(
+                    sum(-b <= c < n + a for c in axis)
+                    for axis, n, (b, a, _) in zip(taps, x.shape[2:], pads, strict=True)
+                )
+                total = total * math.prod(map(len, taps)) / max(inside, 1)
+            output = float(answer["output"][(0, 0, *index)])
+            if total < 0 and power > 1:
+                assert math.isnan(output)
+            else:
+                expected = float(total) if power == 1 else float(total) ** (1 / power)
+                assert abs(expected - output) < 1e-10
+    assert checked > 3
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_convolution(engine: Engine, dims: int) -> None:
+    rng = random.Random(dims)
+    for case in range(12):
+        o = {**random_options(rng, dims), "ceil_mode": False, "ceil_rule": "drop"}
+        groups, generator = rng.choice([1, 2]), torch.Generator().manual_seed(case)
+        shape = (1, 2, *(rng.randint(5, 6) for _ in range(dims)))
+        x = torch.randint(-9, 10, shape, generator=generator).double()
+        kernel = o.pop("kernel_size")
+        weight = torch.randint(-9, 10, (4, 2 // groups, *kernel), generator=generator).double()
+        sent = {name: o[name] for name in ("stride", "dilation", "padding")}
+        body = {**sent, "input": x, "weight": weight, "groups": groups, "dtype": "float64"}
+        answer = compute(engine, f"conv{dims}d", {**body, "grad_output": "ones"})
+        known, weights = values(x), values(weight)
+        gradient = dict.fromkeys(known, Fraction(0))
+        for out in range(4):
+            own = range(2) if groups == 1 else (out // 2,)
+            for index, taps, _ in windows(x.shape[2:], {**o, "kernel_size": kernel}):
+                total = Fraction(0)
+                for place, tap in zip(itertools.product(*map(range, kernel)),
+                                      itertools.product(*taps), strict=True):  # fmt: skip
+                    for number, channel in enumerate(own):
+                        if within(tap, x):
+                            factor = weights[(out, number, *place)]
+                            total += factor * known[(0, channel, *tap)]
+                            gradient[(0, channel, *tap)] += factor
+                assert float(total) == answer["output"][(0, out, *index)]
+        for place, expected in gradient.items():
+            assert float(expected) == answer["gradients"]["input"][place]
 
 
 def test_index_bases(engine: Engine) -> None:
