@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test check format openapi bench lock
+.PHONY: install run test check conventions format openapi bench lock
 install: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
@@ -32,13 +32,25 @@ format: install
 
 openapi: install
 	$(BIN)/python -m app.server.export
+	$(BIN)/python -m tests.test_surprises
+
+# The same layers in Keras, ONNX and Flax, in an environment of their own.
+conventions: $(VENV)-conventions/.installed
+	$(VENV)-conventions/bin/pytest tests/conventions
+
+$(VENV)-conventions/.installed: requirements-dev.lock requirements-conventions.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)-conventions
+	$(VENV)-conventions/bin/python -m pip install --quiet -r requirements-dev.lock -r requirements-conventions.lock
+	$(VENV)-conventions/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
 
 bench: install
 	$(BIN)/python -m benchmarks
 
 # The pins. Torch is pinned without its build (+cpu, +cu130): the index decides which it has.
+COMPILE := pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-options
 lock: install
-	$(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-options --output-file requirements.lock pyproject.toml
-	sed -i.bak 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock && rm requirements.lock.bak
-	$(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-options --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
-	sed -i.bak 's/^\(torch==[0-9.]*\)+.*/\1/' requirements-dev.lock && rm requirements-dev.lock.bak
+	$(BIN)/$(COMPILE) --output-file requirements.lock pyproject.toml
+	$(BIN)/$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(BIN)/$(COMPILE) --extra conventions --constraint requirements-dev.lock --output-file requirements-conventions.lock pyproject.toml
+	sed -i.bak 's/^\(torch==[0-9.]*\)+.*/\1/' requirements*.lock && rm requirements*.lock.bak

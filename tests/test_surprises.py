@@ -8,6 +8,7 @@ never by Lamina. A page of the docs is printed from the table.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -803,6 +804,26 @@ def test_every_expectation_can_fail(engine: Engine, wrong: Check) -> None:
         wrong(engine)
 
 
+PAGE = Path(__file__).parents[1] / "docs/surprises.md"
+
+
+def page() -> str:
+    """The table as a page of the docs."""
+    rows = "".join(
+        f"| {row.number} | `{row.call}` | {row.torch} | {row.lamina} |\n".replace("\n ", " ")
+        for row in SURPRISES
+    )
+    return (
+        "# What torch does in silence, and what Lamina does\n"
+        "Printed from `tests/test_surprises.py`, which holds every row: `make test`.\n\n"
+        f"| # | call | torch 2.13 on a CPU | Lamina |\n|---|---|---|---|\n{rows}"
+    )
+
+
+def test_the_page_is_fresh() -> None:
+    assert PAGE.read_text() == page(), "run `make openapi`"
+
+
 def test_every_surprise_is_there_stated_and_held() -> None:
     assert [row.number for row in SURPRISES] == list(range(1, 39))
     for row in SURPRISES:
@@ -810,3 +831,7 @@ def test_every_surprise_is_there_stated_and_held() -> None:
         for text in (row.call, row.torch, row.lamina):
             assert text.strip() == text != ""
             assert "\n" not in text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

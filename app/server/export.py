@@ -1,4 +1,4 @@
-"""Generated files: the OpenAPI document and the README's table of layers.
+"""Generated files: the OpenAPI document, the README's table of layers, the docs' catalogue.
 
 `python -m app.server.export` writes them; with `--check` it fails where one is stale.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.api.openapi import build_document
 from app.layers import LAYERS
+from app.server.catalogue import catalogue
 
 ROOT = Path(__file__).parents[2]
 TABLE = re.compile(r"(<!-- layers -->\n).*?(<!-- /layers -->)", re.DOTALL)
@@ -23,11 +24,11 @@ def openapi_text() -> str:
 def layer_table() -> str:
     """A Markdown row for each layer."""
     rows = [
-        f"| `{spec.name}` | {spec.summary} | {', '.join(f'`{port.name}`' for port in spec.inputs)} "
-        f"| {', '.join(f'`{name}`' for name in spec.options.model_fields)} |\n"
+        f"| `{spec.name}` | {spec.summary} "
+        f"| {', '.join(f'`{port.name}`' for port in spec.inputs)} |\n"
         for spec in LAYERS.values()
     ]
-    return "| layer | what it gives | tensors | options |\n|---|---|---|---|\n" + "".join(rows)
+    return "| layer | what it gives | tensors |\n|---|---|---|\n" + "".join(rows)
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
@@ -36,6 +37,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     return {
         root / "openapi/openapi.json": openapi_text(),
         root / "README.md": TABLE.sub(lambda m: m[1] + layer_table() + m[2], readme),
+        root / "docs/layers.md": catalogue(),
     }
 
 

@@ -1,0 +1,98 @@
+"""The catalogue page of the docs: each family's formula, options, differences, and an example."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from app.codecs import json as json_codec
+from app.compute import Engine
+from app.layers import LAYERS, LayerSpec, compute_model, tensor_fields
+from app.schemas.options import CONVENTIONS, LayerOptions
+from app.settings import Settings
+
+INTRODUCTION = """# The layers
+Generated from the list of layers by `make openapi`.
+
+[surprises.md](surprises.md) tells what torch does in silence, and what is done here.
+
+Every layer takes `convention` and `layout` beside its own options, and the common fields
+`grad_output`, `batched`, `dtype`, `compute_dtype`, `encoding` and `explain`. The defaults below are
+torch's; where a convention has others, a table says so. [conventions.md](conventions.md) has all
+of them in one place.
+"""
+
+
+def catalogue() -> str:
+    """The page, as Markdown."""
+    engine = Engine("cpu", Settings().limits)
+    families = itertools.groupby(LAYERS.values(), key=lambda spec: (spec.family, spec.options))
+    sections = (_section(engine, list(specs)) for _, specs in families)
+    return INTRODUCTION + "".join(itertools.chain.from_iterable(sections))
+
+
+def _section(engine: Engine, specs: Sequence[LayerSpec]) -> Iterator[str]:
+    """Layers that share their options."""
+    yield "\n## " + ", ".join(f"`{spec.name}`" for spec in specs) + "\n"
+    for spec in specs:
+        yield f"- `{spec.name}`: {spec.summary}.\n"
+    example = specs[min(1, len(specs) - 1)]
+    for formula, same in itertools.groupby(specs, key=lambda spec: spec.formula):
+        names = [f"`{spec.name}`" for spec in same]
+        of = "" if len(names) == len(specs) else f" of {', '.join(names)}"
+        yield f"\nFormula{of}: {formula}\n"
+    yield "\nTensors: " + "; ".join(
+        f"`{port.name}` {port.axes}{'' if port.required else ', optional'}"
+        for port in example.inputs
+    )
+    yield ".\n"
+    own = [name for name in example.options.model_fields if name not in LayerOptions.model_fields]
+    if own:
+        yield "\n| option | default | meaning |\n|---|---|---|\n"
+    for name in own:
+        field = example.options.model_fields[name]
+        default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+        meaning = " ".join((field.description or "").split())
+        yield f"| `{name}` | {default} | {meaning} |\n"
+    yield from _presets(example)
+    yield "\nWhere frameworks differ:\n"
+    for difference in example.differences:
+        yield f"- {difference}\n"
+    yield from _example(engine, example)
+
+
+def _presets(spec: LayerSpec) -> Iterator[str]:
+    """The options whose default depends on the convention."""
+    names = list(dict.fromkeys(name for preset in spec.presets.values() for name in preset))
+    yield f"\n| default | {' | '.join(CONVENTIONS)} |\n|---|{'---|' * len(CONVENTIONS)}\n"
+    for name in names:
+        cells = (preset_text(spec, convention, name) for convention in CONVENTIONS)
+        yield f"| `{name}` | {' | '.join(cells)} |\n"
+
+
+def preset_text(spec: LayerSpec, convention: Any, name: str) -> str:
+    """An option's default in one convention, for people."""
+    preset = spec.presets[convention]
+    value = preset.get(name, spec.options.model_fields[name].default)
+    if callable(value):
+        return "the dtype's machine epsilon"
+    if value is None:
+        return {"stride": "the kernel size", "num_groups": "refused"}.get(name, "null")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _example(engine: Engine, spec: LayerSpec) -> Iterator[str]:
+    """A request, and its output to four digits."""
+    body = json.dumps(spec.example)
+    fields = json_codec.decode(body.encode(), tensor_fields(spec), max_rank=8, max_list=64)
+    call = compute_model(spec).model_validate(fields)
+    answer = engine.run(spec, call, engine.plan(spec, call))
+    output = json.loads(json_codec.encode({"output": answer[spec.result]}))["output"]
+    yield f"\n```\nPOST /v1/layers/{spec.name}\n{body}\n```\n"
+    yield f"answers `{spec.result}`: `{_rounded(output)}`\n"
+
+
+def _rounded(nested: Any) -> str:
+    if isinstance(nested, list):
+        return "[" + ", ".join(map(_rounded, nested)) + "]"
+    return f"{nested:.4g}"
