@@ -67,10 +67,12 @@ async def test_shape_needs_no_data_whatever_the_size(client: httpx.AsyncClient) 
     [
         ({"kernel_size": 2}, "#/input", "missing"),
         ({"input": INPUT}, "#/kernel_size", "missing"),
-        ({"input": INPUT, "kernel_sise": 2}, "#/kernel_sise", "unknown-field"),
+        ({"input": INPUT, "kernel_size": 2, "kernel_sise": 2}, "#/kernel_sise", "unknown-field"),
         ({"input": INPUT, "kernel_size": 2.0}, "#/kernel_size", "int-type"),
         ({"input": INPUT, "kernel_size": True}, "#/kernel_size", "int-type"),
         ({"input": INPUT, "kernel_size": [2, 0]}, "#/kernel_size/1", "greater-than-equal"),
+        ({"input": INPUT, "kernel_size": [0]}, "#/kernel_size/0", "greater-than-equal"),
+        ({"input": INPUT, "kernel_size": []}, "#/kernel_size", "too-short"),
         ({"input": INPUT, "kernel_size": [2, 2, 2]}, "#/kernel_size", "wrong-length"),
         ({"input": INPUT, "kernel_size": 3}, "#/kernel_size", "window-too-large"),
         ({"input": INPUT, "kernel_size": 5000}, "#/kernel_size", "out-of-range"),
@@ -100,6 +102,7 @@ async def test_wrong_fields_are_pointed_at(
     problem = check_problem(response)
     found = [(error["pointer"], error["code"]) for error in problem["errors"]]
     assert (pointer, code) in found
+    assert len(found) == 1
 
 
 async def test_the_window_of_padding_alone_is_refused(client: httpx.AsyncClient) -> None:

@@ -3,12 +3,13 @@
 import difflib
 import html
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import orjson
 from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -74,13 +75,23 @@ def _short(text: str) -> str:
 
 def from_validation(error: ValidationError, known: Collection[str]) -> InvalidRequest:
     """Pydantic's findings as pointers and sentences, without the input's values."""
+    findings = error.errors(include_url=False, include_input=False, include_context=False)
     fields = [
         _field_error(found["type"], found["loc"], found["msg"], known)
-        for found in error.errors(include_url=False, include_input=False, include_context=False)
+        for found in findings
+        if not _is_echo(found, findings)
     ]
     first = fields[0].detail
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     return InvalidRequest(first + more, fields)
+
+
+def _is_echo(found: ErrorDetails, findings: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is called too short only because pydantic dropped its wrong entries."""
+    loc = found["loc"]
+    return found["type"] == "too_short" and any(
+        len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in findings
+    )
 
 
 def _field_error(

@@ -11,7 +11,8 @@ from app.schemas.options import Layout
 from app.schemas.tensors import DTYPES, Shapes
 
 EXTENTS = ("kernel_size", "stride", "dilation", "padding")
-NS_PER_OPERATION = 1.5
+NS_PER_ELEMENT = 6
+NS_PER_WORKING_ELEMENT = 3
 BACKWARD_FACTOR = 3
 EXPLAIN_FACTOR = 3
 EXPLAIN_MS = 100
@@ -98,7 +99,11 @@ def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
         factor *= 2
     if call.explain:
         factor += EXPLAIN_FACTOR
-    return fixed + plan.cost * factor * NS_PER_OPERATION / 1e6
+    elements = sum(
+        math.prod(shape) for ports in (plan.inputs, plan.outputs) for shape in ports.values()
+    )
+    ns = factor * (plan.cost * plan.operation_ns + elements * NS_PER_ELEMENT)
+    return fixed + (ns + plan.workspace * NS_PER_WORKING_ELEMENT) / 1e6
 
 
 def check_gradient(spec: LayerSpec, call: ComputeCall, shapes: Any) -> None:

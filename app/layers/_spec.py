@@ -57,8 +57,9 @@ class Axis(Protocol):
 class Plan:
     """All that is known of a call before its data: a layer's shape and cost rules at work.
 
-    `cost` counts elementary operations of the forward pass; `workspace` counts elements of
-    working memory beyond inputs and outputs; both are exact or from above.
+    `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
+    `workspace` counts elements of working memory beyond inputs and outputs. All are exact or from
+    above: `tests/test_cost.py` measures.
     """
 
     options: Any
@@ -67,6 +68,7 @@ class Plan:
     cost: int
     workspace: int = 0
     axes: tuple[Any, ...] = ()
+    operation_ns: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

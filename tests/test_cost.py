@@ -1,0 +1,106 @@
+"""The cost rule bounds the time that a layer takes, as a ratio to this machine's own pace."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from app.compute import Engine, estimated_ms
+from app.layers import LAYERS, LayerSpec, compute_model
+from app.schemas.tensors import TensorPayload
+from tests.test_contract import OPTIONS
+
+SHAPES = {1: (8, 16, 2048), 2: (8, 16, 32, 32), 3: (4, 8, 16, 16, 16)}
+NOMINAL_MS = 1.0
+"""What `pace` took on the machine that the constants were measured on."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The rule counts the work of all threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def best_ms(work: Callable[[], object], rounds: int = 5) -> float:
+    """The shortest of some runs: what others do on the machine only adds."""
+    spent = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        work()
+        spent.append((time.perf_counter() - begun) * 1e3)
+    return min(spent)
+
+
+def pace() -> float:
+    """How much slower this machine is now than the one that was measured, at least 1."""
+    x = torch.ones(8, 16, 64, 64)
+    return max(1.0, best_ms(lambda: F.max_pool2d(x, 2), 9) / NOMINAL_MS)
+
+
+def payload(tensor: torch.Tensor) -> TensorPayload:
+    elements: Any = tensor.contiguous().numpy().reshape(-1)
+    return TensorPayload(
+        str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), memoryview(elements)
+    )
+
+
+def large_call(spec: LayerSpec, options: dict[str, Any], dtype: str, *, backward: bool) -> Any:
+    """A validated request of tens of thousands of numbers."""
+    dims = {3: 1, 5: 3}.get([r for r in spec.inputs[0].ranks if r <= 5][-1], 2)
+    if spec.inputs[0].ranks[-1] > 5 or spec.family == "global_pool":
+        dims = 2
+    numbers = np.random.default_rng(0).standard_normal(SHAPES[dims])
+    x = torch.from_numpy(numbers).to(getattr(torch, dtype))
+    channels = x.shape[1]
+    fields: dict[str, Any] = {"dtype": dtype, "input": payload(x), **options}
+    if spec.many:
+        fields.pop("input")
+        fields["inputs"] = (payload(x), payload(x[:1]))
+    if spec.family == "conv":
+        shape = (8, channels // options.get("groups", 1), *[3] * dims)
+        fields["weight"] = payload(torch.ones(shape, dtype=x.dtype))
+    if spec.family == "max_unpool":
+        pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+        output, indices = pool(x, 2, return_indices=True)
+        fields |= {"input": payload(output), "indices": payload(indices), "index_base": "plane"}
+        fields.pop("storage_order", None)
+    if spec.name == "group_norm":
+        fields["num_groups"] = 4
+    if "running_mean" in options:
+        fields |= {
+            name: payload(torch.ones(channels, dtype=x.dtype))
+            for name in ("running_mean", "running_var")
+        }
+    if backward:
+        fields[spec.gradient] = "ones"
+    return compute_model(spec).model_validate(fields)
+
+
+@pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS)
+def test_the_cost_rule_bounds_the_time(engine: Engine, spec: LayerSpec) -> None:
+    for options in OPTIONS[spec.family]:
+        for dtype in ("float32", "float64"):
+            for backward in (False, True):
+                call = large_call(spec, options, dtype, backward=backward)
+                plan = engine.plan(spec, call)
+                bound = estimated_ms(spec, plan, call) + 0.2  # what the smallest request takes
+                for _ in range(4):
+                    ratio = best_ms(partial(engine.run, spec, call, plan)) / bound / pace()
+                    if ratio <= 1:
+                        break
+                assert ratio <= 1, f"{options} {dtype} {backward=}: {ratio:.2f} of the bound"
+
+
+def test_the_bound_is_not_out_of_all_proportion(engine: Engine) -> None:
+    spec = LAYERS["max_pool2d"]
+    call = large_call(spec, {"kernel_size": 7, "stride": 1}, "float32", backward=False)
+    plan = engine.plan(spec, call)
+    assert best_ms(lambda: engine.run(spec, call, plan)) > estimated_ms(spec, plan, call) / 50
