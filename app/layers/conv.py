@@ -24,8 +24,8 @@ from app.layers._windows import explicit, per_axis, window_axes
 from app.schemas.options import Extent, LayerOptions, Padding, Size
 from app.schemas.tensors import Shape, Shapes
 
-MULTIPLY_ADD_NS = 0.5
-"""Matrix products take far less than pooling's comparisons."""
+MULTIPLY_ADD_NS = 1.0
+"""Matrix products take less than pooling's comparisons."""
 
 
 class ConvOptions(LayerOptions):
