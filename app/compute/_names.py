@@ -30,8 +30,10 @@ def with_port(
     ports: tuple[Port, ...], named: Mapping[str, T]
 ) -> Iterator[tuple[tuple[str, T], Port]]:
     """Each name and what it names, with the port it belongs to."""
+    by_name = _by_name(ports)
     for item in named.items():
-        yield item, _port(ports, item[0])
+        name = item[0]
+        yield item, by_name[name if name in by_name else _without_numbers(name)]
 
 
 def results(spec: LayerSpec, names: Iterable[str]) -> tuple[str, ...]:
@@ -50,7 +52,10 @@ def put(node: Any, path: str, value: object) -> None:
     """Set the value at a path below nested objects and lists; lists grow in order."""
     head, _, rest = path.partition(".")
     if not rest:
-        node.append(value) if isinstance(node, list) else node.update({head: value})
+        if isinstance(node, list):
+            node.append(value)
+        else:
+            node[head] = value
         return
     empty: Any = [] if rest[0].isdigit() else {}
     if not isinstance(node, list):
@@ -62,6 +67,9 @@ def put(node: Any, path: str, value: object) -> None:
 
 
 @cache
-def _port(ports: tuple[Port, ...], name: str) -> Port:
-    path = ".".join(part for part in name.split(".") if not part.isdigit())
-    return next(port for port in ports if port.name == path)
+def _by_name(ports: tuple[Port, ...]) -> Mapping[str, Port]:
+    return {port.name: port for port in ports}
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if not part.isdigit())

@@ -7,10 +7,12 @@ import torch
 from app.schemas.options import Layout
 from app.schemas.tensors import DTYPES, Shape, TensorPayload
 
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
+
 
 def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """The payload on the device in `dtype`; on the CPU over its own memory, if that is its own."""
-    own: torch.dtype = getattr(torch, payload.dtype)
+    own = TORCH_DTYPES[payload.dtype]
     if 0 in payload.shape:
         return torch.empty(payload.shape, dtype=dtype, device=device)
     return torch.frombuffer(payload.data, dtype=own).view(payload.shape).to(device, dtype)
@@ -18,13 +20,13 @@ def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -
 
 def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
     """The tensor rounded to the dtype, off the device."""
-    wanted: torch.dtype = getattr(torch, dtype)
+    wanted = TORCH_DTYPES[dtype]
     if tensor.dtype is not wanted:
         tensor = tensor.to(wanted)
     if dtype == "bfloat16":
         tensor = tensor.view(torch.uint16)
-    array: Any = tensor.numpy(force=True).ravel()
-    return TensorPayload(dtype, tuple(tensor.shape), memoryview(array))
+    array: Any = tensor.numpy(force=True)
+    return TensorPayload(dtype, array.shape, memoryview(array.ravel()))
 
 
 def working_dtype(dtype: str, compute_dtype: str | None) -> str:

@@ -10,6 +10,7 @@ import torch
 from app.compute import bounds
 from app.compute._names import put, results, sent_tensors, with_port
 from app.compute._tensors import (
+    TORCH_DTYPES,
     inward,
     inward_shape,
     outward,
@@ -163,7 +164,7 @@ class Engine:
         self, spec: LayerSpec, call: ComputeCall, plan: Plan
     ) -> tuple[dict[str, torch.Tensor], Tensors]:
         """The tensors to differentiate by, as sent, and all inputs in the layers' layout."""
-        dtype: torch.dtype = getattr(torch, working_dtype(call.dtype, call.compute_dtype))
+        dtype = TORCH_DTYPES[working_dtype(call.dtype, call.compute_dtype)]
         differentiate = getattr(call, spec.gradient) is not None
         payloads = sent_tensors(spec, call)
         leaves: dict[str, torch.Tensor] = {}
@@ -171,7 +172,7 @@ class Engine:
         for (name, shape), port in with_port(spec.inputs, plan.inputs):
             payload = payloads.get(name)
             if payload is not None:
-                own = getattr(torch, port.dtype) if port.dtype else dtype
+                own = TORCH_DTYPES[port.dtype] if port.dtype else dtype
                 tensor = to_torch(payload, self.device, own)
             elif port.fill is not None:
                 tensor = torch.full(shape, port.fill, dtype=dtype, device=self.device)
@@ -237,7 +238,7 @@ class Engine:
             exact = spec.run(doubles, plan)
         tolerance = RELATIVE_TOLERANCE[call.dtype]
         for name in results(spec, outputs):
-            rounded = outputs[name].detach().cpu().to(getattr(torch, call.dtype)).double()
+            rounded = outputs[name].detach().cpu().to(TORCH_DTYPES[call.dtype]).double()
             if not torch.allclose(
                 rounded, exact[name], rtol=tolerance, atol=tolerance, equal_nan=True
             ):

@@ -132,7 +132,7 @@ def _check_training(options: BatchNormOptions, count: int, image: str) -> None:
 
 def check_running(tensors: Tensors) -> None:
     """Refuse a running variance below 0."""
-    if bool((tensors["running_var"] < 0).any()):
+    if tensors["running_var"].min().item() < 0:
         detail = "running_var: expected no negative variance; got one"
         raise InvalidRequest.at("running_var", "out-of-range", detail)
 
@@ -157,7 +157,7 @@ def with_batch(
         unbiased = biased * (count / (count - 1)) if count > 1 else torch.full_like(mean, math.nan)
     else:
         # With momentum 1 torch replaces what it is given by the batch's mean and unbiased variance.
-        mean, unbiased = torch.zeros_like(weight.detach()), torch.zeros_like(weight.detach())
+        mean, unbiased = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
         output = F.batch_norm(x, mean, unbiased, weight, bias, True, 1.0, eps)
         biased = unbiased * ((count - 1) / count)
     inv_std = (biased + eps).rsqrt()

@@ -17,7 +17,7 @@ Presets = Mapping[Convention, Mapping[str, Any]]
 ANY_RANK = tuple(range(9))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Port:
     """A tensor that goes into a layer or comes out of it.
 
