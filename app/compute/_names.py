@@ -50,12 +50,12 @@ def pointer(name: str) -> str:
 
 def put(node: Any, path: str, value: object) -> None:
     """Set the value at a path below nested objects and lists; lists grow in order."""
+    if path.isidentifier():
+        node[path] = value
+        return
     head, _, rest = path.partition(".")
     if not rest:
-        if isinstance(node, list):
-            node.append(value)
-        else:
-            node[head] = value
+        node.append(value)
         return
     empty: Any = [] if rest[0].isdigit() else {}
     if not isinstance(node, list):

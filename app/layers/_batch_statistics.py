@@ -185,8 +185,8 @@ def updated(
     mean, var = tensors["running_mean"], tensors["running_var"]
     if count:
         unbiased = options.running_var_estimator == "unbiased"
-        mean = (mean * (1 - share)).add_(batch["mean"], alpha=share)
-        var = (var * (1 - share)).add_(batch["var_unbiased" if unbiased else "var"], alpha=share)
+        mean = torch.lerp(mean, batch["mean"], share)
+        var = torch.lerp(var, batch["var_unbiased" if unbiased else "var"], share)
     return {
         "running_stats.mean": mean,
         "running_stats.var": var,
