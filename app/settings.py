@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """Whether `/docs` and `/openapi.json` are served."""
     max_json_body_bytes: int = Field(16 * MIB, ge=1024, le=1024 * MIB)
     """Largest JSON body, bytes."""
+    max_binary_body_bytes: int = Field(64 * MIB, ge=1024, le=4096 * MIB)
+    """Largest binary body, bytes."""
     max_output_bytes: int = Field(256 * MIB, ge=1024)
     """Largest result and working memory of one request, bytes."""
     max_cost_ms: int = Field(10_000, ge=1)

@@ -44,7 +44,7 @@ def compute(engine: Engine, spec: LayerSpec | str, body: dict[str, Any]) -> dict
 
 def call_of(spec: LayerSpec, body: dict[str, Any]) -> Any:
     """The validated request that the body is, by way of JSON."""
-    text = json_codec.encode({k: wire(v) for k, v in body.items()})
+    text = b"".join(json_codec.encode({k: wire(v) for k, v in body.items()}))
     fields = json_codec.decode(text, tensor_fields(spec), max_rank=8, max_list=64)
     return compute_model(spec).model_validate(fields)
 

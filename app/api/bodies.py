@@ -1,24 +1,82 @@
 """What comes in and goes out: media types, the body and its limit."""
 
+from collections.abc import Mapping
+
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from app.codecs import CODECS
+from app.codecs import CODECS, JSON, SAFETENSORS
 from app.errors import BodyTooLarge, NotAcceptable, UnsupportedMedia
 
+LIMITS = {JSON: "max_json_body_bytes", SAFETENSORS: "max_binary_body_bytes"}
+"""Which limit holds for a body of each media type."""
+Headers = Mapping[bytes, bytes]
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
-    """The body of a JSON request.
+
+def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
+    """The body's media type.
 
     Raises:
-        UnsupportedMedia: another content type, or a content encoding.
-        NotAcceptable: the caller takes no JSON.
+        UnsupportedMedia: none of those `taken`, or a content encoding.
+
+    """
+    sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("l1")
+    if sent not in taken:
+        raise UnsupportedMedia(
+            f"expected Content-Type: {' or '.join(taken)}; got {sent[:64] or 'none'}"
+        )
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMedia("expected no Content-Encoding; send the body as it is")
+    return sent
+
+
+def accepted(headers: Headers, offered: tuple[str, ...] = tuple(CODECS)) -> str:
+    """The media type to answer in: the caller's favourite, of equals the first it names.
+
+    Raises:
+        NotAcceptable: none of those `offered`.
+
+    """
+    if b"accept" not in headers:
+        return offered[0]
+    best, chosen = 0.0, ""
+    for part in headers[b"accept"].decode("l1").lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        matching = [media for media in offered if _matches(name, media)]
+        if matching and (weight := _weight(parameters)) > best:
+            best, chosen = weight, matching[0]
+    if not chosen:
+        raise NotAcceptable(f"answers are {' or '.join(offered)}; the Accept header takes neither")
+    return chosen
+
+
+def _matches(name: str, media: str) -> bool:
+    return name in ("", "*/*", media, media.partition("/")[0] + "/*")
+
+
+def _weight(parameters: list[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | bytearray:
+    """The request's body.
+
+    Raises:
         BodyTooLarge: over `limit` bytes, by its length or as it comes.
         ClientDisconnect: the client left.
 
     """
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    check_headers(headers, limit)
+    length = headers.get(b"content-length", b"0")
+    if len(length) > 18 or int(length) > limit:
+        raise BodyTooLarge(
+            f"expected at most {limit} bytes; the body has {length[:18].decode('l1')}"
+        )
     body = bytearray()
     while True:
         message = await receive()
@@ -34,26 +92,6 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytea
             return body
 
 
-def check_headers(headers: dict[bytes, bytes], limit: int) -> None:
-    """Refuse by its headers what cannot be read or answered."""
-    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("l1")
-    if media_type not in CODECS:
-        raise UnsupportedMedia(
-            f"expected Content-Type: {' or '.join(CODECS)}; got {media_type[:64] or 'none'}"
-        )
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UnsupportedMedia("expected no Content-Encoding; send the body as it is")
-    if b"accept" in headers:
-        check_accept(headers[b"accept"].decode("l1"))
-    length = headers.get(b"content-length", b"0")
-    if len(length) > 18 or int(length) > limit:
-        raise BodyTooLarge(
-            f"expected at most {limit} bytes; the body has {length[:18].decode('l1')}"
-        )
-
-
-def check_accept(accept: str) -> None:
-    """Refuse callers that take neither JSON nor anything."""
-    taken = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
-    if not taken & {"*/*", "application/*", "", *CODECS}:
-        raise NotAcceptable(f"answers are {' or '.join(CODECS)}; the Accept header takes neither")
+def headers_of(scope: Scope) -> Headers:
+    """The request's headers; of repeated ones the last."""
+    return dict(scope["headers"])

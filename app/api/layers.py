@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,16 +11,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
-from app.api.bodies import read_body
-from app.codecs import CODECS
+from app.api.bodies import LIMITS, accepted, headers_of, media_type, read_body
+from app.codecs import CODECS, JSON
 from app.compute import Engine, estimated_ms
 from app.errors import UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
 from app.scheduling import Threads
 
-JSON = "application/json"
 COMPUTE_HEADERS = (
-    (b"content-type", JSON.encode()),
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
 )
@@ -62,12 +60,13 @@ class Compute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, plan, compute, print."""
         limits = self._engine.limits
-        body = await read_body(scope, receive, limits["max_json_body_bytes"])
+        headers = headers_of(scope)
+        reader, answer_type = CODECS[(sent := media_type(headers))], accepted(headers)
+        body = await read_body(headers, receive, limits[LIMITS[sent]])
         begun = time.perf_counter()
-        codec = CODECS[JSON]
         fields = await self._threads.codec(
-            len(body),
-            codec.decode,
+            len(body) <= reader.INLINE_BYTES,
+            reader.decode,
             body,
             self._tensors,
             max_rank=limits["max_rank"],
@@ -80,22 +79,29 @@ class Compute:
             estimated_ms(self._spec, plan, call), self._engine.run, self._spec, call, plan
         )
         begun = time.perf_counter()
-        text = await self._threads.codec(
-            answer_bytes(self._spec, plan, call), codec.encode, result, encoding=call.encoding
+        writer = CODECS[answer_type]
+        pieces: Sequence[bytes | memoryview] = await self._threads.codec(
+            answer_bytes(self._spec, plan, call) <= writer.INLINE_BYTES,
+            writer.encode,
+            result,
+            encoding=call.encoding,
         )
         encode_ms = (time.perf_counter() - begun) * 1e3
         timing = (
             f"queue;dur={queue_ms:.3f}, decode;dur={decode_ms:.3f}, "
             f"compute;dur={compute_ms:.3f}, encode;dur={encode_ms:.3f}"
         )
-        headers = (
+        start = (
             *COMPUTE_HEADERS,
-            (b"content-length", b"%d" % len(text)),
+            (b"content-type", answer_type.encode()),
+            (b"content-length", b"%d" % sum(map(len, pieces))),
             (b"server-timing", timing.encode()),
         )
         # What starlette's Response would send, without the time it takes to build one.
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": text})
+        await send({"type": "http.response.start", "status": 200, "headers": start})
+        for piece in pieces[:-1]:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": pieces[-1]})
 
 
 def build_router(
@@ -127,8 +133,10 @@ def build_router(
     async def shape(request: Request) -> Response:
         """The output shape; its counts may exceed 64 bits, which only `json` prints."""
         spec = known(request.path_params["layer"])
-        limits = engine.limits
-        body = await read_body(request.scope, request.receive, limits["max_json_body_bytes"])
+        limits, headers = engine.limits, headers_of(request.scope)
+        media_type(headers, (JSON,))
+        accepted(headers, (JSON,))
+        body = await read_body(headers, request.receive, limits[LIMITS[JSON]])
         fields = CODECS[JSON].decode(body, {}, max_rank=limits["max_rank"], max_list=0)
         call: Any = validated(shape_model(spec), fields)
         return Response(json.dumps(engine.shape(spec, call)), media_type=JSON)

@@ -8,10 +8,21 @@ from pydantic.json_schema import models_json_schema
 
 from app import __version__
 from app.api.problems import MEDIA_TYPE
+from app.codecs import JSON, SAFETENSORS
 from app.layers import LayerSpec, compute_model, shape_model
 from app.schemas import answers
 from app.schemas.tensors import TENSOR_FORMAT, TENSOR_SCHEMAS
 
+BINARY = {
+    SAFETENSORS: {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "description": "A safetensors file: the tensors by name, the rest as JSON in its "
+            "metadata, under `request` or `response`.",
+        }
+    }
+}
 REFERENCE = "#/components/schemas/{model}"
 BODY_ERRORS = {
     400: "Not JSON, or not UTF-8",
@@ -85,11 +96,15 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _responses(
-    model: type[BaseModel], errors: Mapping[int, str], headers: Mapping[str, Any] | None = None
+    model: type[BaseModel],
+    errors: Mapping[int, str],
+    headers: Mapping[str, Any] | None = None,
+    *,
+    binary: bool = False,
 ) -> dict[str, Any]:
     ok: dict[str, Any] = {
         "description": "The answer",
-        "content": {"application/json": {"schema": _reference(model)}},
+        "content": {JSON: {"schema": _reference(model)}, **(BINARY if binary else {})},
     }
     if headers:
         ok["headers"] = headers
@@ -136,13 +151,14 @@ def _compute(spec: LayerSpec) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {
+                JSON: {
                     "schema": _reference(compute_model(spec)),
                     "example": dict(spec.example),
-                }
+                },
+                **BINARY,
             },
         },
-        "responses": _responses(answers.LayerAnswer, BODY_ERRORS, timing),
+        "responses": _responses(answers.LayerAnswer, BODY_ERRORS, timing, binary=True),
     }
 
 
@@ -154,7 +170,7 @@ def _shape(spec: LayerSpec) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {
+                JSON: {
                     "schema": _reference(shape_model(spec)),
                     "example": shape_example(spec),
                 }

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-INLINE_BYTES = 32 * 1024
-"""Messages up to this size are read and printed on the event loop: well below a millisecond."""
 INLINE_MS = 0.1
 """Work on a CPU up to this estimate is done on the event loop: changing threads costs as much."""
 
@@ -43,10 +41,10 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._compute, job)
 
     async def codec(
-        self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+        self, inline: bool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Read or print a message of `size` bytes."""
-        if size <= INLINE_BYTES:
+        """Read or print a message, on the event loop where it takes next to nothing."""
+        if inline:
             return function(*args, **kwargs)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._codec, lambda: function(*args, **kwargs))

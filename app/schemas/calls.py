@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.options import Flag
 
-Encoding = Literal["nested", "flat"]
+Encoding = Literal["nested", "flat", "base64"]
 Lengths = tuple[Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)], ...]
 
 
@@ -27,6 +27,6 @@ class ComputeCall(Call):
     compute_dtype: Literal["float32", "float64"] | None = None
     """Another float dtype to compute in; results are rounded to `dtype`."""
     encoding: Encoding = "nested"
-    """The form of every tensor in the answer."""
+    """The form of every tensor in a JSON answer."""
     explain: Flag = False
     """Adds `explanation`: the formula of each axis, the windows, advice."""

@@ -72,7 +72,8 @@ TENSOR_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     },
     "Tensor": {
         "title": "Tensor",
-        "description": 'Nested arrays of numbers, or {"shape", "data"} in row-major order.',
+        "description": 'Nested arrays of numbers, {"shape", "data"} in row-major order, or '
+        '{"shape", "dtype", "base64"}, little-endian and row-major.',
         "oneOf": [
             _AXIS,
             {
@@ -83,6 +84,16 @@ TENSOR_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
                     "data": {"type": "array", "items": {"anyOf": _NUMBER}},
                 },
                 "required": ["shape", "data"],
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "properties": {
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                    "dtype": {"enum": list(DTYPES)},
+                    "base64": {"type": "string", "contentEncoding": "base64"},
+                },
+                "required": ["shape", "dtype", "base64"],
                 "additionalProperties": False,
             },
         ],

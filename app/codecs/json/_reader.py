@@ -1,6 +1,7 @@
 """JSON document -> plain values and tensor payloads."""
 
 import math
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
@@ -122,15 +123,17 @@ class _TensorReader:
         self._max_rank = max_rank
 
     def read(self, value: Any, name: str) -> TensorPayload:
-        """The tensor as nested arrays or as {"shape", "data"}."""
+        """The tensor in any of its three forms."""
         if isinstance(value, simdjson.Array):
             shape = self._nested_shape(value, name)
             numbers = self._numbers(value, shape, name)
             if numbers.size != math.prod(shape):
                 self.walk(value, shape, name)
         else:
-            shape, data = self._flat_form(value, name)
-            name = f"{name}/data"
+            shape, members = self._members(value, name)
+            if "base64" in members:
+                return self._unpacked(shape, members["base64"], f"{name}/base64")
+            name, data = f"{name}/data", members["data"]
             numbers = self._numbers(data, (len(data),), name)
             if numbers.size != math.prod(shape):
                 raise InvalidRequest.at(
@@ -180,22 +183,40 @@ class _TensorReader:
             value = value[0] if shape[-1] else None
         return tuple(shape)
 
-    def _flat_form(self, value: Any, name: str) -> tuple[Shape, Any]:
+    def _members(self, value: Any, name: str) -> tuple[Shape, dict[str, Any]]:
+        """Shape and members of {"shape", "data"} or {"shape", "dtype", "base64"}."""
         members = {key: value[key] for key in value.keys()}
-        data = members.get("data")
         shape = _plain(members.get("shape"), name)
+        flat = isinstance(members.get("data"), simdjson.Array) and "base64" not in members
+        packed = isinstance(members.get("base64"), str) and "dtype" in members
         if (
-            not members.keys() <= {"shape", "dtype", "data"}
-            or not isinstance(data, simdjson.Array)
+            not (flat or packed)
+            or not members.keys() <= {"shape", "dtype", "data" if flat else "base64"}
             or not _is_shape(shape)
         ):
-            detail = f'{name}: expected nested arrays or {{"shape": [lengths], "data": [numbers]}}'
+            detail = (
+                f'{name}: expected nested arrays, {{"shape": [lengths], "data": [numbers]}} or '
+                '{"shape": [lengths], "dtype": name, "base64": text}'
+            )
             raise InvalidRequest.at(name, "tensor-form", detail)
         if members.get("dtype", self._dtype.name) != self._dtype.name:
             detail = f"{name}: expected the dtype {self._dtype.name}; got another"
             raise InvalidRequest.at(f"{name}/dtype", "dtype-mismatch", detail)
         self._check_rank(len(shape), name)
-        return tuple(shape), data
+        return tuple(shape), members
+
+    def _unpacked(self, shape: Shape, text: str, name: str) -> TensorPayload:
+        """The elements that base64 text holds."""
+        try:
+            data = bytearray(b64decode(text, validate=True))
+        except ValueError as error:
+            detail = f"{name}: expected base64 text, padded and without line breaks"
+            raise InvalidRequest.at(name, "base64", detail) from error
+        size = math.prod(shape) * self._dtype.itemsize
+        if len(data) != size:
+            detail = f"{name}: the shape {list(shape)} needs {size} bytes; got {len(data)}"
+            raise InvalidRequest.at(name, "shape-mismatch", detail)
+        return TensorPayload(self._dtype.name, shape, memoryview(data))
 
     def _check_rank(self, rank: int, name: str) -> None:
         if rank > self._max_rank:

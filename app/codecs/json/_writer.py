@@ -1,5 +1,6 @@
 """Plain values and tensor payloads -> JSON text."""
 
+from base64 import b64encode
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,8 +14,8 @@ CHUNK_ELEMENTS = 64 * 1024
 """Elements printed in one call: about a millisecond, in which no other thread can run."""
 
 
-def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> bytes:
-    """Print an answer, its tensors `nested` or `flat`.
+def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes]:
+    """Print an answer in one piece, its tensors `nested`, `flat` or `base64`.
 
     Each number is the shortest text that reads back to the same value in its dtype; what is
     not finite becomes "NaN", "Infinity" or "-Infinity".
@@ -23,12 +24,15 @@ def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> bytes:
     def convert(value: object) -> object:
         if not isinstance(value, TensorPayload):
             raise TypeError(f"{type(value).__name__} has no form in JSON")
+        if encoding == "base64":
+            text = b64encode(value.data).decode()
+            return {"shape": value.shape, "dtype": value.dtype, "base64": text}
         if encoding == "nested" or not value.shape:
             return _numbers(value, nested=True)
         flat = _numbers(value, nested=False)
         return {"shape": value.shape, "dtype": value.dtype, "data": flat}
 
-    return orjson.dumps(answer, default=convert, option=OPTIONS)
+    return [orjson.dumps(answer, default=convert, option=OPTIONS)]
 
 
 def _numbers(payload: TensorPayload, *, nested: bool) -> object:

@@ -1,0 +1,16 @@
+"""safetensors: a JSON header, then each tensor's bytes, little-endian and row-major.
+
+A request's tensor fields stand under their own names (the tensors of a list under `inputs.0`,
+`inputs.1`), everything else as one JSON object in the metadata under `request`; an answer's
+tensors under their dotted paths, the rest under `response`. Bytes are viewed, never copied: the
+library copies each tensor, and trusts headers of up to 100 MB, so it reads our files in the tests
+alone. Format: https://github.com/huggingface/safetensors.
+"""
+
+from app.codecs.safetensors._reader import decode
+from app.codecs.safetensors._writer import encode
+
+INLINE_BYTES = 1 << 62
+"""Both verbs only read or print a header, whatever the size of the tensors."""
+
+__all__ = ["INLINE_BYTES", "decode", "encode"]

@@ -1,0 +1,158 @@
+"""safetensors file -> plain values and tensor payloads over the file's own bytes."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from app.codecs import json as json_codec
+from app.codecs.safetensors._dtypes import DTYPE_OF
+from app.errors import InvalidRequest, MalformedBody
+from app.schemas.tensors import DTYPES, TensorField, TensorPayload
+
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 64 * 1024
+MAX_EXTENT = 2**31 - 1
+REQUEST = "request"
+
+
+def decode(
+    body: bytes | bytearray, tensors: Mapping[str, TensorField], *, max_rank: int, max_list: int
+) -> dict[str, object]:
+    """Read one file; its tensors become payloads, the metadata's `request` the other fields.
+
+    `dtype`, where the request leaves it out, is that of its first tensor without a dtype of its
+    own.
+
+    Raises:
+        MalformedBody: the frame, the header or the offsets are broken.
+        InvalidRequest: a tensor of another dtype, with too many axes, or one too many.
+
+    """
+    header, data = _split(body)
+    fields = _request(header.pop("__metadata__", {}), max_rank)
+    payloads = _payloads(header, data, max_rank, len(tensors) + max_list)
+    following = [p for n, p in payloads.items() if not _field(n, tensors).dtype]
+    if following:
+        fields.setdefault("dtype", following[0].dtype)
+    for name, payload in payloads.items():
+        wanted = _field(name, tensors).dtype or fields.get("dtype")
+        if wanted in DTYPES and payload.dtype != wanted:
+            detail = f"{name}: expected the dtype {wanted}; the file has {payload.dtype}"
+            raise InvalidRequest.at(name.replace(".", "/"), "dtype-mismatch", detail)
+    return _joined(fields, payloads, tensors, max_list)
+
+
+def _split(body: bytes | bytearray) -> tuple[dict[str, Any], memoryview]:
+    """The header, and the bytes behind it."""
+    length = int.from_bytes(body[:LENGTH_BYTES], "little")
+    if len(body) < LENGTH_BYTES or length > len(body) - LENGTH_BYTES:
+        raise _broken("its header is longer than the file")
+    if length > MAX_HEADER_BYTES:
+        raise _broken(f"expected a header of at most {MAX_HEADER_BYTES} bytes; got {length}")
+    start = LENGTH_BYTES + length
+    try:
+        header = json.loads(
+            body[LENGTH_BYTES:start].decode(), object_pairs_hook=_without_duplicates
+        )
+    except (ValueError, RecursionError) as error:
+        raise _broken("its header is not JSON in UTF-8") from error
+    if not isinstance(header, dict):
+        raise _broken("its header is not a JSON object")
+    # Torch wants memory that it may write to, and numbers at multiples of their size.
+    aligned = isinstance(body, bytearray) and start % 8 == 0
+    return header, memoryview(body)[start:] if aligned else memoryview(bytearray(body[start:]))
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a name stands twice")
+    return members
+
+
+def _request(metadata: Any, max_rank: int) -> dict[str, object]:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _broken("its __metadata__ is not an object of strings")
+    text = metadata.get(REQUEST, "{}")
+    return json_codec.decode(
+        text.encode("utf-8", "surrogatepass"), {}, max_rank=max_rank, max_list=0
+    )
+
+
+def _payloads(
+    header: dict[str, Any], data: memoryview, max_rank: int, most: int
+) -> dict[str, TensorPayload]:
+    """The tensors by name; together they cover the data without a gap."""
+    if len(header) > most:
+        raise _broken(f"expected at most {most} tensors; got {len(header)}")
+    payloads, ends = {}, []
+    for name, entry in header.items():
+        dtype, shape, (start, end) = _entry(name, entry)
+        if len(shape) > max_rank:
+            detail = f"{name[:64]}: expected at most {max_rank} axes; got {len(shape)}"
+            raise InvalidRequest.at(name[:64], "too-deep", detail)
+        if dtype not in DTYPE_OF:
+            detail = f"{name[:64]}: expected one of {', '.join(DTYPE_OF)}; got {dtype[:16]}"
+            raise InvalidRequest.at(name[:64], "dtype-mismatch", detail)
+        size = math.prod(shape) * DTYPES[DTYPE_OF[dtype]].itemsize
+        if not 0 <= start <= end <= len(data) or end - start != size:
+            raise _broken(f"a tensor of {size} bytes has offsets that do not fit")
+        payloads[name] = TensorPayload(DTYPE_OF[dtype], shape, data[start:end])
+        ends.append((start, end))
+    covered = 0
+    for start, end in sorted(ends):
+        if start != covered:
+            raise _broken("its tensors overlap, or leave a gap")
+        covered = end
+    if covered != len(data):
+        raise _broken("bytes are left behind its tensors")
+    return payloads
+
+
+def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    """Dtype, shape and offsets of a tensor, of the right types and no more."""
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end]} if (
+            len(entry) == 3
+            and all(type(n) is int and 0 <= n <= MAX_EXTENT for n in shape)
+            and type(start) is type(end) is int
+        ):
+            return dtype, tuple(shape), (start, end)
+    raise _broken(
+        "expected dtype, shape and data_offsets of each tensor, of lengths below 2147483648"
+    )
+
+
+def _field(name: str, tensors: Mapping[str, TensorField]) -> TensorField:
+    return tensors.get(name.partition(".")[0], TensorField())
+
+
+def _joined(
+    fields: dict[str, object],
+    payloads: dict[str, TensorPayload],
+    tensors: Mapping[str, TensorField],
+    max_list: int,
+) -> dict[str, object]:
+    """All fields; the tensors of a list in the order of their numbers."""
+    lists: dict[str, dict[str, TensorPayload]] = {}
+    for name, payload in payloads.items():
+        head, _, number = name.partition(".")
+        if head in tensors and tensors[head].many and number:
+            lists.setdefault(head, {})[number] = payload
+        elif name in fields:
+            detail = f"{name}: given twice, as a tensor and in `{REQUEST}`"
+            raise InvalidRequest.at(name, "duplicate-field", detail)
+        else:
+            fields[name] = payload
+    for head, numbered in lists.items():
+        wanted = [str(index) for index in range(len(numbered))]
+        if sorted(numbered) != sorted(wanted) or len(wanted) > max_list:
+            detail = f"{head}: expected tensors {head}.0, {head}.1 and so on, at most {max_list}"
+            raise InvalidRequest.at(head, "list-numbers", detail)
+        fields[head] = tuple(numbered[number] for number in wanted)
+    return fields
+
+
+def _broken(what: str) -> MalformedBody:
+    return MalformedBody(f"not a safetensors file: {what}")
