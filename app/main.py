@@ -14,8 +14,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import openapi, problems, service
-from app.api.layers import Compute, Front, build_router
+from app.api import openapi, problems, service, v2
+from app.api.layers import Compute, Front, LayerService, build_router
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
@@ -46,7 +46,8 @@ def create_app(
     set_threads(1)  # the event loop's: it computes only what is too small to share
     inline_ms = INLINE_MS if engine.device.type == "cpu" else 0
     threads = Threads(partial(set_threads, count), inline_ms)
-    computes = {name: Compute(spec, engine, threads) for name, spec in layers.items()}
+    services = {name: LayerService(spec, engine, threads) for name, spec in layers.items()}
+    computes = {name: Compute(service) for name, service in services.items()}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,7 +63,8 @@ def create_app(
     app.include_router(service.build_router(_info(settings, engine, count)))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    return _wrapped(problems.CatchAll(Front(app, computes)), settings)
+    front = Front(app, computes, v2.build_app(services))
+    return _wrapped(problems.CatchAll(front), settings)
 
 
 def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -35,6 +35,28 @@ def port() -> Iterator[int]:
         assert server.wait(30) in (0, -15)
 
 
+def run_snippet(port: int, language: str, command: list[str]) -> str:
+    snippet = re.search(rf"```{language}\n((?:(?!```).)*?127.*?)```", README, re.DOTALL)
+    assert snippet
+    text = snippet[1].replace(":8000", f":{port}")
+    done = subprocess.run([*command, text], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_binary_example_prints_what_it_says(port: int) -> None:
+    printed = re.search(r"^prints `(.*?)`", README, re.MULTILINE)
+    assert printed
+    assert run_snippet(port, "python", [sys.executable, "-c"]).strip() == printed[1]
+
+
+def test_the_open_inference_example_answers(port: int) -> None:
+    section = README.partition("connect as they are")[2]
+    text = section.partition("```sh\n")[2].partition("```")[0].replace(":8000", f":{port}")
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["outputs"][0]["data"] == [0, 0, 2]
+
+
 def test_the_curl_gives_the_printed_answer(port: int) -> None:
     command = re.search(r"^curl .*?\n```", README, re.MULTILINE | re.DOTALL)
     printed = re.search(r"```json\n(.*?)```", README, re.DOTALL)

@@ -18,6 +18,7 @@ from app.errors import UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
 from app.scheduling import Threads
 
+Header = tuple[bytes, bytes]
 COMPUTE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -47,61 +48,86 @@ def card(spec: LayerSpec) -> dict[str, Any]:
     }
 
 
-class Compute:
-    """An ASGI app that answers the compute requests of one layer."""
+class LayerService:
+    """Plans and runs the requests of one layer, whatever protocol they came in."""
 
     def __init__(self, spec: LayerSpec, engine: Engine, threads: Threads) -> None:
-        self._spec = spec
+        self.spec = spec
+        self.tensors = tensor_fields(spec)
+        self.limits = engine.limits
+        self.codec = threads.codec
         self._engine = engine
         self._threads = threads
         self._model = compute_model(spec)
-        self._tensors = tensor_fields(spec)
+
+    def planned(self, fields: Mapping[str, object]) -> tuple[Any, Plan]:
+        """The validated request, and its plan.
+
+        Raises:
+            InvalidRequest: fields that are wrong, or over a limit.
+
+        """
+        call: Any = validated(self._model, fields)
+        return call, self._engine.plan(self.spec, call)
+
+    async def run(self, call: Any, plan: Plan) -> tuple[dict[str, Any], float, float]:
+        """The answer's fields, ms in the queue, ms of computing."""
+        cost_ms = estimated_ms(self.spec, plan, call)
+        return await self._threads.compute(cost_ms, self._engine.run, self.spec, call, plan)
+
+
+class Compute:
+    """An ASGI app that answers the compute requests of one layer."""
+
+    def __init__(self, service: LayerService) -> None:
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, plan, compute, print."""
-        limits = self._engine.limits
-        headers = headers_of(scope)
+        service, headers = self._service, headers_of(scope)
         reader, answer_type = CODECS[(sent := media_type(headers))], accepted(headers)
-        body = await read_body(headers, receive, limits[LIMITS[sent]])
+        body = await read_body(headers, receive, service.limits[LIMITS[sent]])
         begun = time.perf_counter()
-        fields = await self._threads.codec(
+        fields = await service.codec(
             len(body) <= reader.INLINE_BYTES,
             reader.decode,
             body,
-            self._tensors,
-            max_rank=limits["max_rank"],
-            max_list=limits["max_replicas"],
+            service.tensors,
+            max_rank=service.limits["max_rank"],
+            max_list=service.limits["max_replicas"],
         )
-        call: Any = validated(self._model, fields)
-        plan = self._engine.plan(self._spec, call)
+        call, plan = service.planned(fields)
         decode_ms = (time.perf_counter() - begun) * 1e3
-        result, queue_ms, compute_ms = await self._threads.compute(
-            estimated_ms(self._spec, plan, call), self._engine.run, self._spec, call, plan
-        )
+        result, queue_ms, compute_ms = await service.run(call, plan)
         begun = time.perf_counter()
         writer = CODECS[answer_type]
-        pieces: Sequence[bytes | memoryview] = await self._threads.codec(
-            answer_bytes(self._spec, plan, call) <= writer.INLINE_BYTES,
+        pieces: Sequence[bytes | memoryview] = await service.codec(
+            answer_bytes(service.spec, plan, call) <= writer.INLINE_BYTES,
             writer.encode,
             result,
             encoding=call.encoding,
         )
         encode_ms = (time.perf_counter() - begun) * 1e3
-        timing = (
-            f"queue;dur={queue_ms:.3f}, decode;dur={decode_ms:.3f}, "
-            f"compute;dur={compute_ms:.3f}, encode;dur={encode_ms:.3f}"
-        )
-        start = (
-            *COMPUTE_HEADERS,
-            (b"content-type", answer_type.encode()),
-            (b"content-length", b"%d" % sum(map(len, pieces))),
-            (b"server-timing", timing.encode()),
-        )
-        # What starlette's Response would send, without the time it takes to build one.
-        await send({"type": "http.response.start", "status": 200, "headers": start})
-        for piece in pieces[:-1]:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": pieces[-1]})
+        timing = server_timing(queue_ms, decode_ms, compute_ms, encode_ms)
+        await answer(send, pieces, (b"content-type", answer_type.encode()), timing)
+
+
+def server_timing(queue: float, decode: float, compute: float, encode: float) -> Header:
+    """Where the time of an answer went, ms."""
+    text = (
+        f"queue;dur={queue:.3f}, decode;dur={decode:.3f}, "
+        f"compute;dur={compute:.3f}, encode;dur={encode:.3f}"
+    )
+    return b"server-timing", text.encode()
+
+
+async def answer(send: Send, pieces: Sequence[bytes | memoryview], *headers: Header) -> None:
+    """Send what starlette's Response would, without the time it takes to build one."""
+    start = (*COMPUTE_HEADERS, (b"content-length", b"%d" % sum(map(len, pieces))), *headers)
+    await send({"type": "http.response.start", "status": 200, "headers": start})
+    for piece in pieces[:-1]:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": pieces[-1]})
 
 
 def build_router(
@@ -148,18 +174,22 @@ def build_router(
 
 class Front:
     """A short way to `computes` past `app`, whose middleware and routing take as long as a
-    small layer; everything else goes to `app`.
+    small layer, and to `v2`, which has its own errors; everything else goes to `app`.
     """
 
-    def __init__(self, app: ASGIApp, computes: Mapping[str, Compute]) -> None:
+    def __init__(self, app: ASGIApp, computes: Mapping[str, Compute], v2: ASGIApp) -> None:
         self._app = app
+        self._v2 = v2
         self._computes = {f"/v1/layers/{name}": compute for name, compute in computes.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            compute = self._computes.get(scope["path"])
-            if compute is not None:
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            compute = self._computes.get(path)
+            if compute is not None and scope["method"] == "POST":
                 return await compute(scope, receive, send)
+            if path == "/v2" or path.startswith("/v2/"):
+                return await self._v2(scope, receive, send)
         return await self._app(scope, receive, send)
 
 

@@ -3,7 +3,7 @@
 import difflib
 import html
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import orjson
 from asgi_correlation_id import correlation_id
@@ -52,11 +52,11 @@ def problem(error: LaminaError) -> Response:
         "type": f"/errors/{error.code}",
         "title": error.title,
         "status": status,
-        "detail": _short(error.detail),
+        "detail": short(error.detail),
         "request_id": correlation_id.get() or "-",
     }
     fields = [
-        {"pointer": _short(e.pointer), "code": e.code, "detail": _short(e.detail)}
+        {"pointer": short(e.pointer), "code": e.code, "detail": short(e.detail)}
         for e in error.errors[:MAX_ERRORS]
     ]
     if fields:
@@ -67,7 +67,7 @@ def problem(error: LaminaError) -> Response:
     return Response(text, status, headers, MEDIA_TYPE)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """Cut to a bounded length; lone surrogates, which no JSON can hold, are replaced."""
     text = text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 3] + "..."
     return text.encode("utf-8", "replace").decode()
@@ -118,10 +118,15 @@ def _escaped(name: str) -> str:
 
 
 class CatchAll:
-    """Answers a problem where the app below failed before it answered anything."""
+    """Answers a problem, or what `render` makes of the error, where the app below failed before it
+    answered anything.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, render: Callable[[LaminaError], Response] | None = None
+    ) -> None:
         self.app = app
+        self.render = render or problem
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -136,13 +141,13 @@ class CatchAll:
         except ClientDisconnect:
             return
         except LaminaError as error:
-            await problem(error)(scope, receive, send)
+            await self.render(error)(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http" or started:
                 raise
             logger.error("request failed: %s", type(error).__name__, exc_info=error)
             fault = LaminaError("an unexpected fault; the request may be sent again")
-            await problem(fault)(scope, receive, send)
+            await self.render(fault)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:

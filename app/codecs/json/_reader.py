@@ -1,21 +1,16 @@
 """JSON document -> plain values and tensor payloads."""
 
-import math
-from base64 import b64decode
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import simdjson
 
-from app.codecs._arrays import Array, as_payload, from_numbers
 from app.codecs.json._rows import Rows
-from app.codecs.json._text import parse, plain_kind
+from app.codecs.json._tensors import TensorReader, plain
+from app.codecs.json._text import parse
 from app.errors import InvalidRequest
-from app.schemas.tensors import DTYPES, DType, Shape, TensorField, TensorPayload, json_kind
+from app.schemas.tensors import DTYPES, TensorField, TensorPayload
 
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-MAX_PLAIN_VALUES = 256
 PROXIES = (simdjson.Array, simdjson.Object)
 
 
@@ -49,12 +44,12 @@ def _decode(
     max_list: int,
 ) -> dict[str, object]:
     document = parse(parser, body)
-    dtype = str(_plain(document.get("dtype", "float32"), "dtype"))
+    dtype = str(plain(document.get("dtype", "float32"), "dtype"))
     requested = DTYPES.get(dtype, DTYPES["float64"])
     rows = Rows()
 
     def read(value: Any, pointer: str, field: TensorField) -> TensorPayload:
-        reader = _TensorReader(DTYPES[field.dtype] if field.dtype else requested, max_rank)
+        reader = TensorReader(DTYPES[field.dtype] if field.dtype else requested, max_rank)
         payload = reader.read(value, pointer)
         if isinstance(value, simdjson.Array):
             rows.add(pointer, value, payload.shape, reader.walk)
@@ -69,7 +64,7 @@ def _decode(
         if not isinstance(value, PROXIES):
             fields[name] = value
         elif field is None:
-            fields[name] = _plain(value, name)
+            fields[name] = plain(value, name)
         elif field.many and isinstance(value, simdjson.Array):
             if len(value) > max_list:
                 detail = f"{name}: expected at most {max_list} tensors; got {len(value)}"
@@ -82,156 +77,3 @@ def _decode(
             fields[name] = read(value, name, field)
     rows.check(body, document)
     return fields
-
-
-def _plain(value: object, name: str) -> Any:
-    """An option's value as Python objects, a few hundred at the most."""
-    budget = MAX_PLAIN_VALUES
-
-    def convert(item: object) -> object:
-        nonlocal budget
-        budget -= 1
-        if budget < 0:
-            detail = f"{name}: expected at most {MAX_PLAIN_VALUES} values; it is no tensor field"
-            raise InvalidRequest.at(name, "too-long", detail)
-        if isinstance(item, simdjson.Array):
-            return [convert(entry) for entry in item]
-        if isinstance(item, simdjson.Object):
-            return {key: convert(item[key]) for key in item.keys()}
-        return item
-
-    return convert(value)
-
-
-def _is_shape(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(length) is int and length >= 0 for length in value)
-
-
-def _leaves(value: Any) -> Iterator[float]:
-    for item in value:
-        if isinstance(item, simdjson.Array):
-            yield from _leaves(item)
-        else:
-            yield NON_FINITE[item] if isinstance(item, str) else item
-
-
-class _TensorReader:
-    """Reads a tensor into a payload of one dtype."""
-
-    def __init__(self, dtype: DType, max_rank: int) -> None:
-        self._dtype = dtype
-        self._max_rank = max_rank
-
-    def read(self, value: Any, name: str) -> TensorPayload:
-        """The tensor in any of its three forms."""
-        if isinstance(value, simdjson.Array):
-            shape = self._nested_shape(value, name)
-            numbers = self._numbers(value, shape, name)
-            if numbers.size != math.prod(shape):
-                self.walk(value, shape, name)
-        else:
-            shape, members = self._members(value, name)
-            if "base64" in members:
-                return self._unpacked(shape, members["base64"], f"{name}/base64")
-            name, data = f"{name}/data", members["data"]
-            numbers = self._numbers(data, (len(data),), name)
-            if numbers.size != math.prod(shape):
-                raise InvalidRequest.at(
-                    name,
-                    "shape-mismatch",
-                    f"{name}: the shape {list(shape)} needs {math.prod(shape)} numbers; "
-                    f"got {numbers.size}",
-                )
-        elements, misfit = from_numbers(numbers, self._dtype)
-        if misfit is not None:
-            where = f"{name}/" + "/".join(map(str, np.unravel_index(misfit, shape)))
-            detail = f"{where}: the number does not fit {self._dtype.name}"
-            raise InvalidRequest.at(where, "out-of-range", detail)
-        return as_payload(elements, self._dtype.name, shape)
-
-    def walk(self, value: Any, shape: Shape, pointer: str) -> None:
-        """Look at every row and element; raises at the first that does not fit the shape."""
-        if not isinstance(value, simdjson.Array) or len(value) != shape[0]:
-            came = len(value) if isinstance(value, simdjson.Array) else json_kind(plain_kind(value))
-            detail = f"{pointer}: expected a row of {shape[0]}, as in the rows before; got {came}"
-            raise InvalidRequest.at(pointer, "ragged", detail)
-        for index, item in enumerate(value):
-            if len(shape) > 1:
-                self.walk(item, shape[1:], f"{pointer}/{index}")
-            elif not self._is_number(item):
-                where = f"{pointer}/{index}"
-                wanted = (
-                    'a number, "NaN", "Infinity" or "-Infinity"'
-                    if self._dtype.is_float
-                    else f"an integer (dtype {self._dtype.name})"
-                )
-                detail = f"{where}: expected {wanted}; got {json_kind(plain_kind(item))}"
-                raise InvalidRequest.at(where, "not-a-number", detail)
-
-    def _is_number(self, item: object) -> bool:
-        if self._dtype.is_float and isinstance(item, str):
-            return item in NON_FINITE
-        wanted = int | float if self._dtype.is_float else int
-        return isinstance(item, wanted) and not isinstance(item, bool)
-
-    def _nested_shape(self, value: Any, name: str) -> Shape:
-        """The shape that the first entry of each axis shows."""
-        shape: list[int] = []
-        while isinstance(value, simdjson.Array):
-            shape.append(len(value))
-            self._check_rank(len(shape), name)
-            value = value[0] if shape[-1] else None
-        return tuple(shape)
-
-    def _members(self, value: Any, name: str) -> tuple[Shape, dict[str, Any]]:
-        """Shape and members of {"shape", "data"} or {"shape", "dtype", "base64"}."""
-        members = {key: value[key] for key in value.keys()}
-        shape = _plain(members.get("shape"), name)
-        flat = isinstance(members.get("data"), simdjson.Array) and "base64" not in members
-        packed = isinstance(members.get("base64"), str) and "dtype" in members
-        if (
-            not (flat or packed)
-            or not members.keys() <= {"shape", "dtype", "data" if flat else "base64"}
-            or not _is_shape(shape)
-        ):
-            detail = (
-                f'{name}: expected nested arrays, {{"shape": [lengths], "data": [numbers]}} or '
-                '{"shape": [lengths], "dtype": name, "base64": text}'
-            )
-            raise InvalidRequest.at(name, "tensor-form", detail)
-        if members.get("dtype", self._dtype.name) != self._dtype.name:
-            detail = f"{name}: expected the dtype {self._dtype.name}; got another"
-            raise InvalidRequest.at(f"{name}/dtype", "dtype-mismatch", detail)
-        self._check_rank(len(shape), name)
-        return tuple(shape), members
-
-    def _unpacked(self, shape: Shape, text: str, name: str) -> TensorPayload:
-        """The elements that base64 text holds."""
-        try:
-            data = bytearray(b64decode(text, validate=True))
-        except ValueError as error:
-            detail = f"{name}: expected base64 text, padded and without line breaks"
-            raise InvalidRequest.at(name, "base64", detail) from error
-        size = math.prod(shape) * self._dtype.itemsize
-        if len(data) != size:
-            detail = f"{name}: the shape {list(shape)} needs {size} bytes; got {len(data)}"
-            raise InvalidRequest.at(name, "shape-mismatch", detail)
-        return TensorPayload(self._dtype.name, shape, memoryview(data))
-
-    def _check_rank(self, rank: int, name: str) -> None:
-        if rank > self._max_rank:
-            detail = f"{name}: expected at most {self._max_rank} axes; got {rank} or more"
-            raise InvalidRequest.at(name, "too-deep", detail)
-
-    def _numbers(self, data: Any, shape: Shape, pointer: str) -> Array:
-        """All numbers below `data` in one array, float64 or int64."""
-        of_type, storage = ("d", "<f8") if self._dtype.is_float else ("i", "<i8")
-        try:
-            return np.frombuffer(data.as_buffer(of_type=of_type), storage)
-        except (TypeError, ValueError):
-            self.walk(data, shape, pointer)
-        try:
-            return np.fromiter(_leaves(data), storage)
-        except OverflowError as error:
-            detail = f"{pointer}: a number does not fit {self._dtype.name}"
-            raise InvalidRequest.at(pointer, "out-of-range", detail) from error

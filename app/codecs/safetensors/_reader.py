@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.codecs import json as json_codec
+from app.codecs.named import add_tensors
 from app.codecs.safetensors._dtypes import DTYPE_OF
 from app.errors import InvalidRequest, MalformedBody
 from app.schemas.tensors import DTYPES, TensorField, TensorPayload
@@ -32,15 +33,8 @@ def decode(
     header, data = _split(body)
     fields = _request(header.pop("__metadata__", {}), max_rank)
     payloads = _payloads(header, data, max_rank, len(tensors) + max_list)
-    following = [p for n, p in payloads.items() if not _field(n, tensors).dtype]
-    if following:
-        fields.setdefault("dtype", following[0].dtype)
-    for name, payload in payloads.items():
-        wanted = _field(name, tensors).dtype or fields.get("dtype")
-        if wanted in DTYPES and payload.dtype != wanted:
-            detail = f"{name}: expected the dtype {wanted}; the file has {payload.dtype}"
-            raise InvalidRequest.at(name.replace(".", "/"), "dtype-mismatch", detail)
-    return _joined(fields, payloads, tensors, max_list)
+    add_tensors(fields, payloads, tensors, max_list)
+    return fields
 
 
 def _split(body: bytes | bytearray) -> tuple[dict[str, Any], memoryview]:
@@ -122,36 +116,6 @@ def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]
     raise _broken(
         "expected dtype, shape and data_offsets of each tensor, of lengths below 2147483648"
     )
-
-
-def _field(name: str, tensors: Mapping[str, TensorField]) -> TensorField:
-    return tensors.get(name.partition(".")[0], TensorField())
-
-
-def _joined(
-    fields: dict[str, object],
-    payloads: dict[str, TensorPayload],
-    tensors: Mapping[str, TensorField],
-    max_list: int,
-) -> dict[str, object]:
-    """All fields; the tensors of a list in the order of their numbers."""
-    lists: dict[str, dict[str, TensorPayload]] = {}
-    for name, payload in payloads.items():
-        head, _, number = name.partition(".")
-        if head in tensors and tensors[head].many and number:
-            lists.setdefault(head, {})[number] = payload
-        elif name in fields:
-            detail = f"{name}: given twice, as a tensor and in `{REQUEST}`"
-            raise InvalidRequest.at(name, "duplicate-field", detail)
-        else:
-            fields[name] = payload
-    for head, numbered in lists.items():
-        wanted = [str(index) for index in range(len(numbered))]
-        if sorted(numbered) != sorted(wanted) or len(wanted) > max_list:
-            detail = f"{head}: expected tensors {head}.0, {head}.1 and so on, at most {max_list}"
-            raise InvalidRequest.at(head, "list-numbers", detail)
-        fields[head] = tuple(numbered[number] for number in wanted)
-    return fields
 
 
 def _broken(what: str) -> MalformedBody:

@@ -1,0 +1,211 @@
+"""The endpoints, as an ASGI app with errors of the protocol's own form."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import __version__
+from app.api.bodies import Headers, headers_of, read_body
+from app.api.layers import LayerService, answer, server_timing
+from app.api.problems import STATUS, CatchAll, nearest, short
+from app.api.v2._mapping import check_outputs, fields_of, inputs_card, outputs_card, outputs_of
+from app.api.v2._statistics import Statistics
+from app.codecs import JSON
+from app.codecs.inflate import WINDOW_BITS, inflate
+from app.codecs.open_inference import Inference, decode, encode
+from app.errors import (
+    BodyTooLarge,
+    LaminaError,
+    MalformedBody,
+    MethodNotAllowed,
+    UnknownLayer,
+    UnknownPath,
+    UnsupportedMedia,
+)
+
+PLATFORM = "pytorch_eager"
+VERSION = "1"
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration")
+HEADER_LENGTH = b"inference-header-content-length"
+INLINE_BYTES = 32 * 1024
+"""Requests up to this size are read on the event loop, well below a millisecond."""
+
+
+def build_app(services: Mapping[str, LayerService]) -> ASGIApp:
+    """`/v2`: health, metadata, configuration, statistics and inference of every layer."""
+    return CatchAll(_Routes(services).router, _error)
+
+
+def _error(error: LaminaError) -> Response:
+    """The protocol's form: one string, which its clients print."""
+    return _json({"error": short(error.detail)}, STATUS[type(error)])
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type=JSON)
+
+
+class _Routes:
+    def __init__(self, services: Mapping[str, LayerService]) -> None:
+        self._services = services
+        self._statistics = {name: Statistics(name) for name in services}
+        routes = [
+            Route("/v2", self.server, methods=["GET"]),
+            Route("/v2/", self.server, methods=["GET"]),
+            Route("/v2/health/{state:str}", self.health, methods=["GET"]),
+            Route("/v2/models/stats", self.all_statistics, methods=["GET"]),
+        ]
+        for path, endpoint, method in (
+            ("", self.metadata, "GET"),
+            ("/ready", self.ready, "GET"),
+            ("/config", self.config, "GET"),
+            ("/stats", self.statistics, "GET"),
+            ("/infer", self.infer, "POST"),
+        ):
+            for version in ("", "/versions/{version}"):
+                route = f"/v2/models/{{model}}{version}{path}"
+                routes.append(Route(route, endpoint, methods=[method]))
+        self.router = _WithDomainErrors(Router(routes, redirect_slashes=False))
+
+    async def server(self, request: Request) -> Response:
+        return _json({"name": "lamina", "version": __version__, "extensions": EXTENSIONS})
+
+    async def health(self, request: Request) -> Response:
+        state = request.path_params["state"]
+        if state not in ("live", "ready"):
+            raise UnknownPath("expected /v2/health/live or /v2/health/ready")
+        return _json({state: True})
+
+    async def ready(self, request: Request) -> Response:
+        return _json({"name": self._model(request).spec.name, "ready": True})
+
+    async def metadata(self, request: Request) -> Response:
+        spec = self._model(request).spec
+        card = {"name": spec.name, "versions": [VERSION], "platform": PLATFORM}
+        return _json(card | {"inputs": inputs_card(spec), "outputs": outputs_card(spec)})
+
+    async def config(self, request: Request) -> Response:
+        spec = self._model(request).spec
+        card: dict[str, Any] = {"name": spec.name, "platform": PLATFORM, "max_batch_size": 0}
+        for key, ports in (("input", inputs_card(spec)), ("output", outputs_card(spec))):
+            card[key] = [
+                {"name": p["name"], "data_type": f"TYPE_{p['datatype']}", "dims": p["shape"]}
+                for p in ports
+            ]
+        return _json(card)
+
+    async def statistics(self, request: Request) -> Response:
+        name = self._model(request).spec.name
+        return _json({"model_stats": [self._statistics[name].card()]})
+
+    async def all_statistics(self, request: Request) -> Response:
+        return _json({"model_stats": [one.card() for one in self._statistics.values()]})
+
+    async def infer(self, request: Request) -> ASGIApp:
+        return _Inference(self._model(request), self._statistics[request.path_params["model"]])
+
+    def _model(self, request: Request) -> LayerService:
+        name = request.path_params["model"]
+        if name not in self._services:
+            raise UnknownLayer(f"there is no model of that name; {nearest(name, self._services)}")
+        if request.path_params.get("version", VERSION) != VERSION:
+            raise UnknownLayer(f"{name} has the version {VERSION} alone")
+        return self._services[name]
+
+
+class _Inference:
+    """An ASGI app that answers one model's inference requests."""
+
+    def __init__(self, service: LayerService, statistics: Statistics) -> None:
+        self._service = service
+        self._statistics = statistics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter()
+        try:
+            await self._answer(scope, receive, send)
+        except LaminaError:
+            self._statistics.add(fail=(time.perf_counter() - begun) * 1e3)
+            raise
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read, plan, compute, print."""
+        service, headers = self._service, headers_of(scope)
+        _check_encoding(headers)
+        body = await read_body(headers, receive, service.limits["max_binary_body_bytes"])
+        begun = time.perf_counter()
+        inference = await service.codec(len(body) <= INLINE_BYTES, self._decoded, body, headers)
+        fields = fields_of(service.spec, service.tensors, inference, service.limits["max_replicas"])
+        call, plan = service.planned(fields)
+        check_outputs(service.spec, plan, inference)
+        decode_ms = (time.perf_counter() - begun) * 1e3
+        result, queue_ms, compute_ms = await service.run(call, plan)
+        begun = time.perf_counter()
+        outputs = outputs_of(result, inference)
+        large = sum(payload.data.nbytes for payload in outputs.values()) > INLINE_BYTES
+        pieces, length = await service.codec(
+            not large, encode, service.spec.name, inference, outputs
+        )
+        encode_ms = (time.perf_counter() - begun) * 1e3
+        self._statistics.add(
+            success=decode_ms + queue_ms + compute_ms + encode_ms,
+            queue=queue_ms,
+            compute_input=decode_ms,
+            compute_infer=compute_ms,
+            compute_output=encode_ms,
+        )
+        media = JSON if length is None else "application/octet-stream"
+        extra = () if length is None else ((HEADER_LENGTH, b"%d" % length),)
+        timing = server_timing(queue_ms, decode_ms, compute_ms, encode_ms)
+        await answer(send, pieces, (b"content-type", media.encode()), timing, *extra)
+
+    def _decoded(self, body: bytes | bytearray, headers: Headers) -> Inference:
+        limits = self._service.limits
+        encoding = headers.get(b"content-encoding", b"identity").lower()
+        if encoding in WINDOW_BITS:
+            body = inflate(body, encoding, limits["max_binary_body_bytes"])
+        length = _header_length(headers)
+        text = len(body) if length is None else length
+        if text > limits["max_json_body_bytes"]:
+            most = limits["max_json_body_bytes"]
+            raise BodyTooLarge(f"expected at most {most} bytes of JSON; got {text}")
+        many = len(self._service.tensors) + 2 * limits["max_replicas"] + 1
+        return decode(body, length, max_rank=limits["max_rank"], max_tensors=many)
+
+
+def _check_encoding(headers: Headers) -> None:
+    encoding = headers.get(b"content-encoding", b"identity").lower()
+    if encoding != b"identity" and encoding not in WINDOW_BITS:
+        raise UnsupportedMedia("expected Content-Encoding gzip, deflate or none")
+
+
+def _header_length(headers: Headers) -> int | None:
+    text = headers.get(HEADER_LENGTH)
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 18:
+        raise MalformedBody("Inference-Header-Content-Length: expected a number of bytes")
+    return int(text)
+
+
+class _WithDomainErrors:
+    """Routing's errors as ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Routes answer with exceptions where an app is known in the scope, else with plain text.
+        try:
+            await self._app({**scope, "app": self}, receive, send)
+        except HTTPException as error:
+            kind = MethodNotAllowed if error.status_code == 405 else UnknownPath
+            detail = "GET /v2 names the extensions of the protocol that are served"
+            raise kind(detail) from error

@@ -1,0 +1,144 @@
+"""The protocol's names and parameters <-> a layer's fields and outputs."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from app.api.problems import nearest
+from app.codecs.named import add_tensors
+from app.codecs.open_inference import NAMES, Inference
+from app.errors import InvalidRequest
+from app.layers import LayerSpec, Plan, Port
+from app.schemas.tensors import TensorField, TensorPayload
+
+RESERVED = frozenset(
+    ("binary_data_output", "timeout", "priority", "headers", "sequence_id", "sequence_start",
+     "sequence_end")
+)  # fmt: skip
+PREFIXES = {"gradients": "grad_", "running_stats": "running_", "batch_stats": "batch_"}
+TRACKED = "num_batches_tracked"
+
+
+def fields_of(
+    spec: LayerSpec, tensors: Mapping[str, TensorField], inference: Inference, max_list: int
+) -> dict[str, object]:
+    """The request's fields as `/v1` has them.
+
+    Raises:
+        InvalidRequest: a tensor that the layer has not, or of another dtype.
+
+    """
+    fields: dict[str, object] = {
+        name: _option(value)
+        for name, value in inference.parameters.items()
+        if name not in RESERVED and not name.startswith("triton_")
+    }
+    payloads = dict(inference.inputs)
+    if TRACKED in payloads and TRACKED in spec.options.model_fields:
+        fields[TRACKED] = _integer(payloads.pop(TRACKED))
+    for name in payloads:
+        if name.partition(".")[0] not in tensors:
+            detail = f"{name[:64]}: {spec.name} has no such input; {nearest(name, tensors)}"
+            raise InvalidRequest.at(name[:64], "unknown-field", detail)
+    add_tensors(fields, payloads, tensors, max_list)
+    asked = {output.name for output in inference.outputs or ()}
+    if "indices" in asked and "return_indices" in spec.options.model_fields:
+        fields.setdefault("return_indices", True)
+    if any(name.startswith("grad_") for name in asked):
+        fields.setdefault(spec.gradient, "ones")
+    elif spec.gradient in fields:
+        del fields[spec.gradient]
+    return fields
+
+
+def _option(value: object) -> object:
+    """Lists may come as text, "2,2" or "[2, 2]", because the protocol's parameters are flat."""
+    if not isinstance(value, str):
+        return value
+    for text in (value, f"[{value}]"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            continue
+    return value
+
+
+def _integer(payload: TensorPayload) -> int:
+    if payload.dtype != "int64" or payload.data.nbytes != 8:
+        detail = f"{TRACKED}: expected one INT64; got {payload.dtype}, shape {list(payload.shape)}"
+        raise InvalidRequest.at(TRACKED, "shape-mismatch", detail)
+    return int(np.frombuffer(payload.data, "<i8")[0])
+
+
+def check_outputs(spec: LayerSpec, plan: Plan, inference: Inference) -> None:
+    """Refuse outputs that this request cannot have, before anything is computed."""
+    known = [public_name(path) for path in plan.outputs]
+    for name in plan.inputs:
+        port = name.partition(".")[0]
+        if any(p.name == port and p.differentiable for p in spec.inputs):
+            known.append(f"grad_{name}")
+    for output in inference.outputs or ():
+        if output.name not in known:
+            hint = nearest(output.name, known)
+            detail = f"{output.name[:64]}: {spec.name} gives no such output here; {hint}"
+            raise InvalidRequest.at(output.name[:64], "unknown-output", detail)
+
+
+def outputs_of(answer: Mapping[str, Any], inference: Inference) -> dict[str, TensorPayload]:
+    """The tensors of an answer by public name: those asked for, in that order, or all."""
+    found = {public_name(path): payload for path, payload in _tensors(answer, "")}
+    if inference.outputs is None:
+        return found
+    return {output.name: found[output.name] for output in inference.outputs}
+
+
+def _tensors(value: Any, path: str) -> Iterator[tuple[str, TensorPayload]]:
+    if isinstance(value, TensorPayload):
+        yield path, value
+    elif isinstance(value, dict | list):
+        items: Iterable[tuple[Any, Any]] = (
+            value.items() if isinstance(value, dict) else enumerate(value)
+        )
+        for key, item in items:
+            yield from _tensors(item, f"{path}.{key}" if path else str(key))
+
+
+def public_name(path: str) -> str:
+    """The output's name: `gradients.input` is `grad_input`, `batch_stats.mean` `batch_mean`."""
+    head, _, rest = path.partition(".")
+    if rest == TRACKED:
+        return TRACKED
+    if head == "statistics":
+        return f"statistics_{rest}"
+    return PREFIXES[head] + rest if head in PREFIXES else path
+
+
+def inputs_card(spec: LayerSpec) -> list[dict[str, Any]]:
+    """The model's inputs; -1 stands for an axis of any length, and for any axes."""
+    ports = [_port_card(port, _numbered(port)) for port in spec.inputs]
+    if TRACKED in spec.options.model_fields:
+        ports.append({"name": TRACKED, "datatype": "INT64", "shape": []})
+    first = spec.outputs[0]
+    gradient = spec.gradient + (".0" if spec.many else "")
+    return [*ports, _port_card(first, gradient)]
+
+
+def outputs_card(spec: LayerSpec) -> list[dict[str, Any]]:
+    """The model's outputs, gradients included."""
+    cards = [_port_card(port, public_name(_numbered(port))) for port in spec.outputs]
+    gradients = (port for port in spec.inputs if port.differentiable)
+    return [*cards, *(_port_card(port, f"grad_{_numbered(port)}") for port in gradients)]
+
+
+def _numbered(port: Port) -> str:
+    if port.many:
+        return f"{port.name}.0"
+    return port.name.replace("replicas.", "replicas.0.")
+
+
+def _port_card(port: Port, name: str) -> dict[str, Any]:
+    whole = port.dtype or ("int64" if name in ("indices", TRACKED) else "float32")
+    shape = [-1] * port.ranks[0] if len(port.ranks) == 1 else [-1]
+    return {"name": name, "datatype": NAMES[whole], "shape": shape}

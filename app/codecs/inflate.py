@@ -1,0 +1,28 @@
+"""Compressed bodies, bounded by what comes out of them."""
+
+import zlib
+
+from app.errors import BodyTooLarge, MalformedBody
+
+WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
+"""What zlib expects of each content encoding; deflate is a zlib stream (RFC 9110)."""
+
+
+def inflate(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
+    """The body as it was before its content encoding.
+
+    Raises:
+        MalformedBody: not that encoding, cut short, or with bytes behind it.
+        BodyTooLarge: more than `limit` bytes come out.
+
+    """
+    decompressor = zlib.decompressobj(WINDOW_BITS[encoding])
+    try:
+        inflated = decompressor.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise MalformedBody(f"the body is not {encoding.decode()}") from error
+    if len(inflated) > limit:
+        raise BodyTooLarge(f"expected at most {limit} bytes behind the compression; got more")
+    if not decompressor.eof or decompressor.unused_data:
+        raise MalformedBody(f"the {encoding.decode()} body is cut short, or has bytes behind it")
+    return inflated

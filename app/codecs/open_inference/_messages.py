@@ -1,0 +1,40 @@
+"""What a request says, and the one table of the protocol's names for dtypes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.schemas.tensors import TensorPayload
+
+NAMES = {
+    "float32": "FP32",
+    "float64": "FP64",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+}
+DTYPE_OF = {datatype: dtype for dtype, datatype in NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that is asked for; `binary` is how, where the request says it."""
+
+    name: str
+    binary: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """An inference request: its tensors, what it asks for, and its parameters.
+
+    `outputs` is None where the request leaves the choice to the model.
+    """
+
+    id: str | None
+    inputs: Mapping[str, TensorPayload]
+    outputs: tuple[Output, ...] | None
+    parameters: Mapping[str, object]
+    binary_default: bool

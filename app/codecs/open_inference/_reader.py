@@ -1,0 +1,158 @@
+"""Request's bytes -> `Inference`."""
+
+import math
+import re
+from typing import Any
+
+import simdjson
+
+from app.codecs.json._tensors import TensorReader, plain
+from app.codecs.json._text import parse
+from app.codecs.open_inference._messages import DTYPE_OF, Inference, Output
+from app.errors import InvalidRequest, MalformedBody
+from app.schemas.tensors import DTYPES, Shape, TensorPayload
+
+MAX_EXTENT = 2**31 - 1
+_STRING_OR_BARE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b')
+
+
+def decode(
+    body: bytes | bytearray, header_length: int | None, *, max_rank: int, max_tensors: int
+) -> Inference:
+    """Read a request whose first `header_length` bytes are JSON; None: all are, 0: none are.
+
+    Raises:
+        MalformedBody: the JSON or the frame is broken.
+        InvalidRequest: a tensor that does not fit its shape or datatype.
+
+    """
+    if header_length == 0:
+        return _raw(body)
+    length = len(body) if header_length is None else header_length
+    if length > len(body):
+        raise MalformedBody(f"the header of {length} bytes is longer than the body, {len(body)}")
+    document = parse(simdjson.Parser(), _quoted(body[:length]))
+    blob = memoryview(bytearray(memoryview(body)[length:]))
+    members: dict[str, Any] = {key: document[key] for key in document.keys()}
+    parameters = _parameters(members.get("parameters"), "parameters")
+    inputs: dict[str, TensorPayload] = {}
+    start = 0
+    for index, entry in enumerate(_objects(members.get("inputs"), "inputs", max_tensors)):
+        pointer = f"inputs/{index}"
+        name, payload, size = _input(entry, pointer, blob, start, max_rank)
+        if name in inputs:
+            raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: {name} came before")
+        inputs[name] = payload
+        start += size
+    if start != len(blob):
+        raise MalformedBody(f"{len(blob) - start} bytes are left behind the inputs")
+    return Inference(
+        id=_text(members.get("id"), "id") if "id" in members else None,
+        inputs=inputs,
+        outputs=_outputs(members.get("outputs"), max_tensors) if "outputs" in members else None,
+        parameters=parameters,
+        binary_default=parameters.get("binary_data_output") is True,
+    )
+
+
+def _raw(body: bytes | bytearray) -> Inference:
+    """The body is the bytes of the single input: float32 numbers along one axis."""
+    if len(body) % 4:
+        raise MalformedBody(f"a body without a header is FP32 numbers; got {len(body)} bytes")
+    payload = TensorPayload("float32", (len(body) // 4,), memoryview(bytearray(body)))
+    return Inference(None, {"input": payload}, None, {}, binary_default=True)
+
+
+def _quoted(text: bytes | bytearray) -> bytes:
+    """JSON with the bare NaN and Infinity that clients send written as strings."""
+    if b"NaN" not in text and b"Infinity" not in text:
+        return bytes(text)
+    return _STRING_OR_BARE.sub(lambda m: m[0] if m[0][:1] == b'"' else b'"' + m[0] + b'"', text)
+
+
+def _objects(value: Any, pointer: str, most: int) -> list[Any]:
+    if not isinstance(value, simdjson.Array):
+        raise InvalidRequest.at(pointer, "missing", f"{pointer}: expected a list of tensors")
+    if len(value) > most:
+        detail = f"{pointer}: expected at most {most} tensors; got {len(value)}"
+        raise InvalidRequest.at(pointer, "too-long", detail)
+    entries = list(value)
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, simdjson.Object):
+            where = f"{pointer}/{index}"
+            raise InvalidRequest.at(where, "type", f"{where}: expected an object")
+    return entries
+
+
+def _input(
+    entry: Any, pointer: str, blob: memoryview, start: int, max_rank: int
+) -> tuple[str, TensorPayload, int]:
+    """Name and payload of one input, and how many bytes of the blob, from `start`, are its."""
+    members = {key: entry[key] for key in entry.keys()}
+    name = _text(members.get("name"), f"{pointer}/name")
+    datatype = _text(members.get("datatype"), f"{pointer}/datatype")
+    if datatype not in DTYPE_OF:
+        detail = f"{pointer}/datatype: expected one of {', '.join(DTYPE_OF)}; got {datatype[:16]}"
+        raise InvalidRequest.at(f"{pointer}/datatype", "dtype-mismatch", detail)
+    dtype = DTYPES[DTYPE_OF[datatype]]
+    shape = _shape(members.get("shape"), f"{pointer}/shape", max_rank)
+    parameters = _parameters(members.get("parameters"), f"{pointer}/parameters")
+    size, data = parameters.get("binary_data_size"), members.get("data")
+    if (size is None) == (data is None):
+        detail = f"{pointer}: expected exactly one of data and binary_data_size"
+        raise InvalidRequest.at(pointer, "conflict", detail)
+    if size is None:
+        if not isinstance(data, simdjson.Array):
+            raise InvalidRequest.at(f"{pointer}/data", "type", f"{pointer}/data: expected a list")
+        payload = TensorReader(dtype, max_rank).flat(shape, data, f"{pointer}/data")
+        return name, payload, 0
+    wanted = dtype.itemsize * math.prod(shape)
+    if type(size) is not int or size != wanted or size > len(blob) - start:
+        detail = (
+            f"{pointer}: the shape {list(shape)} of {datatype} needs {wanted} bytes; got "
+            f"binary_data_size {str(size)[:24]} and {len(blob) - start} bytes"
+        )
+        raise InvalidRequest.at(pointer, "shape-mismatch", detail)
+    elements = blob[start : start + size]
+    if start % dtype.itemsize:  # torch wants numbers at multiples of their size
+        elements = memoryview(bytearray(elements))
+    return name, TensorPayload(dtype.name, shape, elements), size
+
+
+def _shape(value: Any, pointer: str, max_rank: int) -> Shape:
+    shape = plain(value, pointer)
+    if not isinstance(shape, list) or not all(
+        type(n) is int and 0 <= n <= MAX_EXTENT for n in shape
+    ):
+        detail = f"{pointer}: expected a list of lengths from 0 to {MAX_EXTENT}"
+        raise InvalidRequest.at(pointer, "type", detail)
+    if len(shape) > max_rank:
+        detail = f"{pointer}: expected at most {max_rank} axes; got {len(shape)}"
+        raise InvalidRequest.at(pointer, "too-deep", detail)
+    return tuple(shape)
+
+
+def _outputs(value: Any, most: int) -> tuple[Output, ...]:
+    outputs: list[Output] = []
+    for index, entry in enumerate(_objects(value, "outputs", most)):
+        pointer = f"outputs/{index}"
+        name = _text(entry.get("name"), f"{pointer}/name")
+        binary = _parameters(entry.get("parameters"), f"{pointer}/parameters").get("binary_data")
+        if name in (output.name for output in outputs):
+            raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: {name} came before")
+        outputs.append(Output(name, binary if isinstance(binary, bool) else None))
+    return tuple(outputs)
+
+
+def _parameters(value: Any, pointer: str) -> dict[str, object]:
+    if value is None:
+        return {}
+    if not isinstance(value, simdjson.Object):
+        raise InvalidRequest.at(pointer, "type", f"{pointer}: expected an object")
+    return plain(value, pointer)  # type: ignore[no-any-return]
+
+
+def _text(value: Any, pointer: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest.at(pointer, "type", f"{pointer}: expected a string")
+    return value
