@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from app import __version__
 from app.api import openapi, problems, service, v2
 from app.api.layers import Compute, Front, LayerService, build_router
+from app.api.metrics import Metrics
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
@@ -47,7 +48,8 @@ def create_app(
     inline_ms = INLINE_MS if engine.device.type == "cpu" else 0
     threads = Threads(partial(set_threads, count), inline_ms)
     services = {name: LayerService(spec, engine, threads) for name, spec in layers.items()}
-    computes = {name: Compute(service) for name, service in services.items()}
+    metrics = Metrics()
+    computes = {name: Compute(service, metrics) for name, service in services.items()}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,10 +62,10 @@ def create_app(
     problems.install(app)
     app.add_middleware(problems.CatchAll)
     app.include_router(build_router(layers, engine, computes))
-    app.include_router(service.build_router(_info(settings, engine, count)))
+    app.include_router(service.build_router(_info(settings, engine, count), metrics))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    front = Front(app, computes, v2.build_app(services))
+    front = Front(app, computes, v2.build_app(services, metrics))
     return _wrapped(problems.CatchAll(front), settings)
 
 

@@ -258,6 +258,17 @@ async def test_info_and_health(client: httpx.AsyncClient) -> None:
         assert (await client.get(path)).status_code == 200
 
 
+async def test_metrics_count_by_layer_encoding_and_status(client: httpx.AsyncClient) -> None:
+    await client.post(POOL, json={"input": INPUT, "kernel_size": 2})
+    await client.post(POOL, json={"input": INPUT})
+    text = (await client.get("/metrics")).text
+    for status in ("2xx", "4xx"):
+        line = f'lamina_request_seconds_count{{encoding="json",layer="max_pool2d",status="{status}"}} 1.0'
+        assert line in text
+    for phase in ("queue", "decode", "compute", "encode"):
+        assert f'encoding="json",layer="max_pool2d",phase="{phase}"}} 1.0' in text
+
+
 def test_generated_files_are_fresh() -> None:
     for path, text in generated(ROOT).items():
         assert path.read_text() == text, f"{path.name} is stale: run `make openapi`"

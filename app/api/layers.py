@@ -11,14 +11,16 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
-from app.api.bodies import LIMITS, accepted, headers_of, media_type, read_body
-from app.codecs import CODECS, JSON
+from app.api.bodies import LIMITS, Headers, accepted, headers_of, media_type, read_body
+from app.api.metrics import Metrics, Spent
+from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Engine, estimated_ms
-from app.errors import UnknownLayer
+from app.errors import LaminaError, UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
 from app.scheduling import Threads
 
 Header = tuple[bytes, bytes]
+ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
 COMPUTE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -79,12 +81,24 @@ class LayerService:
 class Compute:
     """An ASGI app that answers the compute requests of one layer."""
 
-    def __init__(self, service: LayerService) -> None:
+    def __init__(self, service: LayerService, metrics: Metrics) -> None:
         self._service = service
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, begun, name = headers_of(scope), time.perf_counter(), self._service.spec.name
+        encoding = ENCODINGS.get(headers.get(b"content-type", b""), "other")
+        try:
+            spent = await self._answer(headers, receive, send)
+        except LaminaError as error:
+            took_ms = (time.perf_counter() - begun) * 1e3
+            self._metrics.refused(name, encoding, problems.STATUS[type(error)], took_ms)
+            raise
+        self._metrics.answered(name, encoding, spent)
+
+    async def _answer(self, headers: Headers, receive: Receive, send: Send) -> Spent:
         """Read, plan, compute, print."""
-        service, headers = self._service, headers_of(scope)
+        service = self._service
         reader, answer_type = CODECS[(sent := media_type(headers))], accepted(headers)
         body = await read_body(headers, receive, service.limits[LIMITS[sent]])
         begun = time.perf_counter()
@@ -107,18 +121,9 @@ class Compute:
             result,
             encoding=call.encoding,
         )
-        encode_ms = (time.perf_counter() - begun) * 1e3
-        timing = server_timing(queue_ms, decode_ms, compute_ms, encode_ms)
-        await answer(send, pieces, (b"content-type", answer_type.encode()), timing)
-
-
-def server_timing(queue: float, decode: float, compute: float, encode: float) -> Header:
-    """Where the time of an answer went, ms."""
-    text = (
-        f"queue;dur={queue:.3f}, decode;dur={decode:.3f}, "
-        f"compute;dur={compute:.3f}, encode;dur={encode:.3f}"
-    )
-    return b"server-timing", text.encode()
+        spent = Spent(queue_ms, decode_ms, compute_ms, (time.perf_counter() - begun) * 1e3)
+        await answer(send, pieces, (b"content-type", answer_type.encode()), spent.header())
+        return spent
 
 
 async def answer(send: Send, pieces: Sequence[bytes | memoryview], *headers: Header) -> None:

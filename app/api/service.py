@@ -7,7 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse
+
+from app.api.metrics import Metrics
 
 STATIC = Path(__file__).parent / "static"
 JSON = "application/json"
@@ -18,8 +21,8 @@ PAGE_HEADERS = {
 }
 
 
-def build_router(info: dict[str, Any]) -> APIRouter:
-    """Health and information; `info` is what `/v1/info` answers."""
+def build_router(info: dict[str, Any], metrics: Metrics) -> APIRouter:
+    """Health, metrics and information; `info` is what `/v1/info` answers."""
     router = APIRouter()
 
     @router.get("/livez", name="livez")
@@ -29,6 +32,10 @@ def build_router(info: dict[str, Any]) -> APIRouter:
     @router.get("/readyz", name="readyz")
     async def readyz() -> Response:
         return Response(b'{"status":"ready"}', media_type=JSON)
+
+    @router.get("/metrics", name="metrics")
+    async def get_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/v1/info", name="info")
     async def get_info() -> Response:

@@ -3,10 +3,13 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
 import uvicorn
 
-from app.settings import PREFIX, SettingsError, load_settings
+from app.settings import PREFIX, Settings, SettingsError, load_settings
 
 KEEP_ALIVE_S = 75
 
@@ -29,6 +32,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     # Workers are processes of their own and read the environment.
     os.environ |= {PREFIX + k.upper(): str(v) for k, v in flags.items() if v is not None}
+    with _shared_metrics(settings.workers):
+        _serve(settings)
+    return 0
+
+
+@contextmanager
+def _shared_metrics(workers: int) -> Iterator[None]:
+    """A folder in which the workers' metrics add up, as prometheus_client asks for."""
+    if workers == 1:
+        yield
+        return
+    with TemporaryDirectory(prefix="lamina-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
+
+
+def _serve(settings: Settings) -> None:
     uvicorn.run(
         "app.server.worker:build",
         factory=True,
@@ -44,7 +64,6 @@ def main(arguments: list[str] | None = None) -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_grace_ms // 1000,
     )
-    return 0
 
 
 def _check_device(name: str) -> None:

@@ -13,10 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api.bodies import Headers, headers_of, read_body
-from app.api.layers import LayerService, answer, server_timing
+from app.api.layers import LayerService, answer
+from app.api.metrics import Metrics, Spent
 from app.api.problems import STATUS, CatchAll, nearest, short
 from app.api.v2._mapping import check_outputs, fields_of, inputs_card, outputs_card, outputs_of
-from app.api.v2._statistics import Statistics
+from app.api.v2._statistics import ENCODING, model_stats
 from app.codecs import JSON
 from app.codecs.inflate import WINDOW_BITS, inflate
 from app.codecs.open_inference import Inference, decode, encode
@@ -38,9 +39,9 @@ INLINE_BYTES = 32 * 1024
 """Requests up to this size are read on the event loop, well below a millisecond."""
 
 
-def build_app(services: Mapping[str, LayerService]) -> ASGIApp:
+def build_app(services: Mapping[str, LayerService], metrics: Metrics) -> ASGIApp:
     """`/v2`: health, metadata, configuration, statistics and inference of every layer."""
-    return CatchAll(_Routes(services).router, _error)
+    return CatchAll(_Routes(services, metrics).router, _error)
 
 
 def _error(error: LaminaError) -> Response:
@@ -53,9 +54,9 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 class _Routes:
-    def __init__(self, services: Mapping[str, LayerService]) -> None:
+    def __init__(self, services: Mapping[str, LayerService], metrics: Metrics) -> None:
         self._services = services
-        self._statistics = {name: Statistics(name) for name in services}
+        self._metrics = metrics
         routes = [
             Route("/v2", self.server, methods=["GET"]),
             Route("/v2/", self.server, methods=["GET"]),
@@ -103,13 +104,13 @@ class _Routes:
 
     async def statistics(self, request: Request) -> Response:
         name = self._model(request).spec.name
-        return _json({"model_stats": [self._statistics[name].card()]})
+        return _json(model_stats(self._metrics, [name]))
 
     async def all_statistics(self, request: Request) -> Response:
-        return _json({"model_stats": [one.card() for one in self._statistics.values()]})
+        return _json(model_stats(self._metrics, self._services))
 
     async def infer(self, request: Request) -> ASGIApp:
-        return _Inference(self._model(request), self._statistics[request.path_params["model"]])
+        return _Inference(self._model(request), self._metrics)
 
     def _model(self, request: Request) -> LayerService:
         name = request.path_params["model"]
@@ -123,21 +124,23 @@ class _Routes:
 class _Inference:
     """An ASGI app that answers one model's inference requests."""
 
-    def __init__(self, service: LayerService, statistics: Statistics) -> None:
+    def __init__(self, service: LayerService, metrics: Metrics) -> None:
         self._service = service
-        self._statistics = statistics
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = time.perf_counter()
+        begun, name = time.perf_counter(), self._service.spec.name
         try:
-            await self._answer(scope, receive, send)
-        except LaminaError:
-            self._statistics.add(fail=(time.perf_counter() - begun) * 1e3)
+            spent = await self._answer(headers_of(scope), receive, send)
+        except LaminaError as error:
+            took_ms = (time.perf_counter() - begun) * 1e3
+            self._metrics.refused(name, ENCODING, STATUS[type(error)], took_ms)
             raise
+        self._metrics.answered(name, ENCODING, spent)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, headers: Headers, receive: Receive, send: Send) -> Spent:
         """Read, plan, compute, print."""
-        service, headers = self._service, headers_of(scope)
+        service = self._service
         _check_encoding(headers)
         body = await read_body(headers, receive, service.limits["max_binary_body_bytes"])
         begun = time.perf_counter()
@@ -153,18 +156,11 @@ class _Inference:
         pieces, length = await service.codec(
             not large, encode, service.spec.name, inference, outputs
         )
-        encode_ms = (time.perf_counter() - begun) * 1e3
-        self._statistics.add(
-            success=decode_ms + queue_ms + compute_ms + encode_ms,
-            queue=queue_ms,
-            compute_input=decode_ms,
-            compute_infer=compute_ms,
-            compute_output=encode_ms,
-        )
+        spent = Spent(queue_ms, decode_ms, compute_ms, (time.perf_counter() - begun) * 1e3)
         media = JSON if length is None else "application/octet-stream"
         extra = () if length is None else ((HEADER_LENGTH, b"%d" % length),)
-        timing = server_timing(queue_ms, decode_ms, compute_ms, encode_ms)
-        await answer(send, pieces, (b"content-type", media.encode()), timing, *extra)
+        await answer(send, pieces, (b"content-type", media.encode()), spent.header(), *extra)
+        return spent
 
     def _decoded(self, body: bytes | bytearray, headers: Headers) -> Inference:
         limits = self._service.limits

@@ -1,41 +1,43 @@
 """Counts and times of inferences by model, as the protocol's clients read them."""
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
-DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+from app.api.metrics import Metrics, Totals
+
+ENCODING = "open_inference"
+PARTS = {
+    "success": "2xx",
+    "queue": "queue",
+    "compute_input": "decode",
+    "compute_infer": "compute",
+    "compute_output": "encode",
+}
 
 
-@dataclass(slots=True)
-class Statistics:
-    """What one model has done in this process."""
+def model_stats(metrics: Metrics, models: Iterable[str]) -> dict[str, Any]:
+    """The protocol's answer to a question for statistics."""
+    totals, last = metrics.totals(ENCODING), metrics.last_answers(ENCODING)
+    return {
+        "model_stats": [
+            _card(name, totals.get(name, {}), int(last.get(name, 0) * 1e3)) for name in models
+        ]
+    }
 
-    name: str
-    last_inference_ms: int = 0
-    counts: dict[str, list[int]] = field(
-        default_factory=lambda: {name: [0, 0] for name in DURATIONS}
-    )
 
-    def add(self, **durations_ms: float) -> None:
-        """One inference: how long each of its parts took."""
-        for name, spent in durations_ms.items():
-            entry = self.counts[name]
-            entry[0] += 1
-            entry[1] += int(spent * 1e6)
-        self.last_inference_ms = int(time.time() * 1e3)
-
-    def card(self) -> dict[str, Any]:
-        """The model's entry in the protocol's `model_stats`."""
-        count = self.counts["success"][0]
-        return {
-            "name": self.name,
-            "version": "1",
-            "last_inference": self.last_inference_ms,
-            "inference_count": count,
-            "execution_count": count,
-            "inference_stats": {
-                name: {"count": entry[0], "ns": entry[1]} for name, entry in self.counts.items()
-            },
-            "batch_stats": [],
-        }
+def _card(name: str, totals: dict[str, Totals], last_inference_ms: int) -> dict[str, Any]:
+    parts = {part: totals.get(ours, Totals()) for part, ours in PARTS.items()}
+    failed = [totals.get(status, Totals()) for status in ("4xx", "5xx")]
+    parts["fail"] = Totals(sum(f.number for f in failed), sum(f.seconds for f in failed))
+    return {
+        "name": name,
+        "version": "1",
+        "last_inference": last_inference_ms,
+        "inference_count": parts["success"].number,
+        "execution_count": parts["success"].number,
+        "inference_stats": {
+            part: {"count": total.number, "ns": int(total.seconds * 1e9)}
+            for part, total in parts.items()
+        },
+        "batch_stats": [],
+    }

@@ -1,0 +1,143 @@
+"""What requests took: Prometheus histograms by layer, encoding and status class, never by shape."""
+
+import asyncio
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.samples import Sample
+
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder through which workers add up; `lamina serve --workers` makes one."""
+BUCKETS_S = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3, 10, 30)
+FLUSH_S = 0.05
+PHASES = ("queue", "decode", "compute", "encode")
+
+
+class Spent(NamedTuple):
+    """Where the time of one request went, ms."""
+
+    queue: float
+    decode: float
+    compute: float
+    encode: float
+
+    def header(self) -> tuple[bytes, bytes]:
+        """As `Server-Timing`."""
+        return b"server-timing", (
+            f"queue;dur={self.queue:.3f}, decode;dur={self.decode:.3f}, "
+            f"compute;dur={self.compute:.3f}, encode;dur={self.encode:.3f}"
+        ).encode()
+
+
+class Totals(NamedTuple):
+    """How often something happened, and how long it took in all."""
+
+    number: int = 0
+    seconds: float = 0.0
+
+
+class Metrics:
+    """Counts requests; with workers, all of them together.
+
+    Requests are noted in a list, which costs nothing, and put into histograms a little later.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Histogram(
+            "lamina_request_seconds",
+            "Time from the request's body to the answer's.",
+            ("layer", "encoding", "status"),
+            registry=self._registry,
+            buckets=BUCKETS_S,
+        )
+        self._phases = Histogram(
+            "lamina_phase_seconds",
+            "Time of answered requests in the queue, decoding, computing, encoding.",
+            ("layer", "encoding", "phase"),
+            registry=self._registry,
+            buckets=BUCKETS_S,
+        )
+        self._last = Gauge(
+            "lamina_last_answer_timestamp_seconds",
+            "When a layer last answered.",
+            ("layer", "encoding"),
+            registry=self._registry,
+            multiprocess_mode="max",
+        )
+        self._children: dict[tuple[object, ...], Histogram] = {}
+        self._noted: list[tuple[str, str, int, Spent | float]] = []
+
+    def answered(self, layer: str, encoding: str, spent: Spent) -> None:
+        """Note a request that was answered."""
+        self._note(layer, encoding, 200, spent)
+
+    def refused(self, layer: str, encoding: str, status: int, took_ms: float) -> None:
+        """Note a request that ended in an error."""
+        self._note(layer, encoding, status, took_ms)
+
+    def text(self) -> bytes:
+        """Everything, for Prometheus."""
+        return generate_latest(self._all())
+
+    def totals(self, encoding: str) -> dict[str, dict[str, Totals]]:
+        """By layer and phase, and by layer and status class, what came in one encoding."""
+        found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+        for sample in self._samples():
+            labels = sample.labels
+            if labels.get("encoding") == encoding and sample.name.endswith(("_count", "_sum")):
+                key = labels.get("phase") or labels["status"]
+                found[labels["layer"]][key][sample.name.rpartition("_")[2]] = sample.value
+        return {
+            layer: {key: Totals(int(v["count"]), v["sum"]) for key, v in parts.items()}
+            for layer, parts in found.items()
+        }
+
+    def last_answers(self, encoding: str) -> dict[str, float]:
+        """When each layer last answered in an encoding, seconds since 1970."""
+        return {
+            sample.labels["layer"]: sample.value
+            for sample in self._samples()
+            if sample.name == "lamina_last_answer_timestamp_seconds"
+            and sample.labels["encoding"] == encoding
+        }
+
+    def _note(self, layer: str, encoding: str, status: int, spent: Spent | float) -> None:
+        if not self._noted:
+            asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+        self._noted.append((layer, encoding, status, spent))
+
+    def _flush(self) -> None:
+        noted, self._noted = self._noted, []
+        for layer, encoding, status, spent in noted:
+            took_ms = sum(spent) if isinstance(spent, Spent) else spent
+            label = f"{status // 100}xx"
+            self._child(self._requests, layer, encoding, label).observe(took_ms / 1e3)
+            if isinstance(spent, Spent):
+                for phase, part_ms in zip(PHASES, spent, strict=True):
+                    self._child(self._phases, layer, encoding, phase).observe(part_ms / 1e3)
+                self._last.labels(layer, encoding).set(time.time())
+
+    def _child(self, histogram: Histogram, *labels: str) -> Histogram:
+        """The histogram of these labels; looking it up costs more than its use."""
+        key = (histogram, *labels)
+        if key not in self._children:
+            self._children[key] = histogram.labels(*labels)
+        return self._children[key]
+
+    def _samples(self) -> Iterator[Sample]:
+        for metric in self._all().collect():
+            yield from metric.samples
+
+    def _all(self) -> CollectorRegistry:
+        self._flush()
+        if MULTIPROCESS not in os.environ:
+            return self._registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry

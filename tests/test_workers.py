@@ -1,0 +1,41 @@
+"""Several processes: threads divided among them, counts added up."""
+
+import json
+import urllib.request
+
+from app.compute.device import thread_count
+from tests._server import serving
+
+BODY = {"inputs": [{"name": "input", "shape": [2], "datatype": "FP32", "data": [-1, 2]}]}
+REQUESTS = 24
+
+
+def fetch(port: int, path: str, body: object = None) -> bytes:
+    """On a connection of its own, which any worker may take."""
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data) as answer:
+        found: bytes = answer.read()
+        return found
+
+
+def test_workers_count_together() -> None:
+    with serving("--workers", "2") as port:
+        for _ in range(REQUESTS):
+            fetch(port, "/v2/models/relu/infer", BODY)
+        counts, lines = set(), set()
+        for _ in range(12):
+            stats = json.loads(fetch(port, "/v2/models/relu/stats"))["model_stats"][0]
+            counts.add(stats["inference_stats"]["success"]["count"])
+            text = fetch(port, "/metrics").decode()
+            lines |= {
+                line
+                for line in text.splitlines()
+                if line.startswith("lamina_request_seconds_count") and 'layer="relu"' in line
+            }
+        # Each worker notes its own at once, the other's within a twentieth of a second.
+        assert REQUESTS in counts
+        assert max(counts) == REQUESTS
+        assert any(line.endswith(f" {REQUESTS}.0") for line in lines)
+        info = json.loads(fetch(port, "/v1/info"))
+        assert info["workers"] == 2
+        assert info["threads"] == thread_count(None, 2)
