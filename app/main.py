@@ -1,5 +1,6 @@
 """The one place where the parts are joined."""
 
+import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -53,6 +54,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.warm_up()
+        await threads.compute(math.inf, engine.warm_up)
         yield
         threads.close()
 

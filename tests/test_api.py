@@ -263,8 +263,8 @@ async def test_metrics_count_by_layer_encoding_and_status(client: httpx.AsyncCli
     await client.post(POOL, json={"input": INPUT})
     text = (await client.get("/metrics")).text
     for status in ("2xx", "4xx"):
-        line = f'lamina_request_seconds_count{{encoding="json",layer="max_pool2d",status="{status}"}} 1.0'
-        assert line in text
+        labels = f'encoding="json",layer="max_pool2d",status="{status}"'
+        assert f"lamina_request_seconds_count{{{labels}}} 1.0" in text
     for phase in ("queue", "decode", "compute", "encode"):
         assert f'encoding="json",layer="max_pool2d",phase="{phase}"}} 1.0' in text
 

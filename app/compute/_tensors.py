@@ -1,5 +1,6 @@
 """Payloads <-> torch tensors, and the layout they were sent in <-> the layers' own."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,21 +12,40 @@ TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in D
 
 
 def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The payload on the device in `dtype`; on the CPU over its own memory, if that is its own."""
+    """The payload on the device in `dtype`; on the CPU over its own memory, if that is its own.
+
+    To an accelerator it goes by way of pinned memory, and nobody waits for it.
+    """
     own = TORCH_DTYPES[payload.dtype]
     if 0 in payload.shape:
         return torch.empty(payload.shape, dtype=dtype, device=device)
-    return torch.frombuffer(payload.data, dtype=own).view(payload.shape).to(device, dtype)
+    tensor = torch.frombuffer(payload.data, dtype=own).view(payload.shape)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, dtype, non_blocking=True)
+
+
+def to_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors off the device: all copies run in its stream, and one wait ends them."""
+    found = {name: tensor.detach() for name, tensor in tensors.items()}
+    if not any(tensor.is_cuda for tensor in found.values()):
+        return found
+    host = {}
+    for name, tensor in found.items():
+        place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host[name] = place.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream().synchronize()
+    return host
 
 
 def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
-    """The tensor rounded to the dtype, off the device."""
+    """A tensor of the host, rounded to the dtype."""
     wanted = TORCH_DTYPES[dtype]
     if tensor.dtype is not wanted:
         tensor = tensor.to(wanted)
     if dtype == "bfloat16":
         tensor = tensor.view(torch.uint16)
-    array: Any = tensor.numpy(force=True)
+    array: Any = tensor.numpy()
     return TensorPayload(dtype, array.shape, memoryview(array.ravel()))
 
 

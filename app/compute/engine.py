@@ -15,6 +15,7 @@ from app.compute._tensors import (
     inward_shape,
     outward,
     outward_shape,
+    to_host,
     to_payload,
     to_torch,
     working_dtype,
@@ -39,6 +40,11 @@ class Engine:
         self.device_name = device_name(self.device)
         self.limits = dict(limits)
         self._plans: dict[tuple[object, ...], Plan] = {}
+
+    def warm_up(self) -> None:
+        """Pay on this thread for what torch sets up at its first gradient, about 0.2 s."""
+        x = torch.ones(1, device=self.device, requires_grad=True)
+        torch.autograd.grad(x * 2, x, torch.ones_like(x))
 
     def plan(self, spec: LayerSpec, call: ComputeCall) -> Plan:
         """Check a request and know its result's shape and cost; no tensor is touched.
@@ -140,19 +146,21 @@ class Engine:
             name: outward(tensor, plan.options.layout, call.batched) if port.mapped else tensor
             for (name, tensor), port in with_port(spec.outputs, outputs)
         }
+        first = results(spec, sent)
+        shapes = [tuple(sent[name].shape) for name in first]
+        if getattr(call, spec.gradient) is not None:
+            found = self._gradients(spec, call, leaves, tuple(sent[name] for name in first))
+            sent |= {f"gradients.{name}": gradient for name, gradient in found.items()}
+        host = to_host(sent)
         answer: dict[str, Any] = {
             "layer": spec.name,
             "dtype": call.dtype,
             "device": str(self.device),
         }
-        first = {name: sent.pop(name) for name in results(spec, sent)}
-        for name, tensor in first.items():
-            put(answer, name, to_payload(tensor, call.dtype))
-        shapes = [tuple(tensor.shape) for tensor in first.values()]
+        for name in first:
+            put(answer, name, to_payload(host.pop(name), call.dtype))
         answer |= {"output_shapes": shapes} if spec.many else {"output_shape": shapes[0]}
-        if getattr(call, spec.gradient) is not None:
-            answer["gradients"] = self._gradients(spec, call, leaves, tuple(first.values()))
-        for name, tensor in sent.items():
+        for name, tensor in host.items():
             dtype = call.dtype if tensor.is_floating_point() else "int64"
             put(answer, name, to_payload(tensor, dtype))
         answer["options"] = vars(plan.options)
@@ -191,7 +199,7 @@ class Engine:
         call: ComputeCall,
         leaves: dict[str, torch.Tensor],
         outputs: tuple[torch.Tensor, ...],
-    ) -> dict[str, Any]:
+    ) -> dict[str, torch.Tensor]:
         given: Any = getattr(call, spec.gradient)
         if given == "ones":
             grads = tuple(map(torch.ones_like, outputs))
@@ -201,11 +209,8 @@ class Engine:
                 to_torch(payload, self.device, output.dtype)
                 for payload, output in zip(sent, outputs, strict=True)
             )
-        gradients: dict[str, Any] = {}
         found = torch.autograd.grad(outputs, tuple(leaves.values()), grads)
-        for name, gradient in zip(leaves, found, strict=True):
-            put(gradients, name, to_payload(gradient, call.dtype))
-        return gradients
+        return dict(zip(leaves, found, strict=True))
 
     def _explanation(
         self, spec: LayerSpec, call: ComputeCall, plan: Plan, tensors: Tensors, outputs: Tensors
