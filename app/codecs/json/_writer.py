@@ -1,7 +1,7 @@
 """Plain values and tensor payloads -> JSON text."""
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import orjson
@@ -12,31 +12,47 @@ from app.schemas.tensors import DTYPES, TensorPayload
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 CHUNK_ELEMENTS = 64 * 1024
 """Elements printed in one call: about a millisecond, in which no other thread can run."""
+Piece = bytes | memoryview
+_PLACE = b"\x00"
+"""Stands in the text where the pieces of a large tensor go: no JSON text holds this byte."""
 
 
-def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes]:
-    """Print an answer in one piece, its tensors `nested`, `flat` or `base64`.
+def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Piece]:
+    """Print an answer, its tensors `nested`, `flat` or `base64`; large ones in pieces of their own.
 
     Each number is the shortest text that reads back to the same value in its dtype; what is
     not finite becomes "NaN", "Infinity" or "-Infinity".
     """
+    large: list[list[Piece]] = []
 
     def convert(value: object) -> object:
         if not isinstance(value, TensorPayload):
             raise TypeError(f"{type(value).__name__} has no form in JSON")
         if encoding == "base64":
-            text = b64encode(value.data).decode()
+            large.append([b'"', b64encode(value.data), b'"'])
+            text = orjson.Fragment(_PLACE)
             return {"shape": value.shape, "dtype": value.dtype, "base64": text}
+        numbers = _numbers(value, nested=encoding == "nested" or not value.shape)
+        if isinstance(numbers, np.ndarray) and numbers.size > CHUNK_ELEMENTS:
+            large.append(list(_pieces(numbers)))
+            numbers = orjson.Fragment(_PLACE)
         if encoding == "nested" or not value.shape:
-            return _numbers(value, nested=True)
-        flat = _numbers(value, nested=False)
-        return {"shape": value.shape, "dtype": value.dtype, "data": flat}
+            return numbers
+        return {"shape": value.shape, "dtype": value.dtype, "data": numbers}
 
-    return [orjson.dumps(answer, default=convert, option=OPTIONS)]
+    text = orjson.dumps(answer, default=convert, option=OPTIONS)
+    if not large:
+        return [text]
+    between = text.split(_PLACE)
+    return [
+        piece
+        for rest, pieces in zip(between, [*large, []], strict=True)
+        for piece in (rest, *pieces)
+    ]
 
 
 def _numbers(payload: TensorPayload, *, nested: bool) -> object:
-    """The payload in a form that orjson prints rightly."""
+    """The payload in a form that orjson prints rightly, or an array of many chunks."""
     array = as_array(payload)
     dtype = DTYPES[payload.dtype]
     if dtype.is_half:
@@ -45,20 +61,28 @@ def _numbers(payload: TensorPayload, *, nested: bool) -> object:
         return orjson.Fragment(_text(array.reshape(1))[1:-1]) if dtype.is_float else array.item()
     if not nested:
         array = array.reshape(-1)
-    if array.size <= CHUNK_ELEMENTS and (not dtype.is_float or all_true(np.isfinite(array))):
-        return array
-    return orjson.Fragment(_text(array))
+    finite = not dtype.is_float or array.size > CHUNK_ELEMENTS or all_true(np.isfinite(array))
+    return array if finite else orjson.Fragment(_text(array))
+
+
+def _pieces(array: Array) -> Iterator[Piece]:
+    """The text of an array, chunk by chunk."""
+    if array.size <= CHUNK_ELEMENTS:
+        yield _text(array)
+        return
+    rows = CHUNK_ELEMENTS // (array.size // len(array))
+    separator = b"["
+    for start in range(0, len(array), max(rows, 1)):
+        yield separator
+        separator = b","
+        if rows:
+            yield memoryview(_text(array[start : start + rows]))[1:-1]
+        else:
+            yield from _pieces(array[start])
+    yield b"]"
 
 
 def _text(array: Array) -> bytes:
-    if array.size > CHUNK_ELEMENTS:
-        rows = CHUNK_ELEMENTS // (array.size // len(array))
-        parts = (
-            [_text(row) for row in array]
-            if rows == 0
-            else [memoryview(_text(array[i : i + rows]))[1:-1] for i in range(0, len(array), rows)]
-        )
-        return b"[" + b",".join(parts) + b"]"
     text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
     return text if array.dtype.kind != "f" else _name_nulls(text, array)
 

@@ -44,5 +44,5 @@ def encode(
 def _printed(payload: TensorPayload) -> orjson.Fragment:
     """The numbers in row-major order, whatever the shape."""
     flat = payload._replace(shape=(math.prod(payload.shape),))
-    (text,) = json_codec.encode({"data": flat})
+    text = b"".join(json_codec.encode({"data": flat}))
     return orjson.Fragment(text[len(b'{"data":') : -1])
