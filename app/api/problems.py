@@ -76,6 +76,8 @@ def short(text: str) -> str:
 def from_validation(error: ValidationError, known: Collection[str]) -> InvalidRequest:
     """Pydantic's findings as pointers and sentences, without the input's values."""
     findings = error.errors(include_url=False, include_input=False, include_context=False)
+    # A misspelt name first: it explains the one that is missing.
+    findings.sort(key=lambda found: found["type"] != "extra_forbidden")
     fields = [
         _field_error(found["type"], found["loc"], found["msg"], known)
         for found in findings

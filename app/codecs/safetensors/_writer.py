@@ -18,7 +18,8 @@ _NOTHING = object()
 def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes | memoryview]:
     """The file in pieces: the header, then each tensor's own memory; `encoding` is JSON's alone."""
     tensors: dict[str, TensorPayload] = {}
-    rest = _without_tensors(answer, "", tensors)
+    rest = {key: _without_tensors(value, key, tensors) for key, value in answer.items()}
+    rest = {key: value for key, value in rest.items() if value is not _NOTHING}
     # Wider elements first, so that each tensor begins at a multiple of its element's size.
     ordered = sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize)
     header: dict[str, Any] = {
