@@ -1,0 +1,209 @@
+"""`/v2` byte by byte: frames, compression, names, and what hostile clients send."""
+
+import gzip
+import json
+import zlib
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.anyio
+RELU = "/v2/models/relu/infer"
+X = np.arange(-2, 2, dtype="<f4")
+LENGTH = "Inference-Header-Content-Length"
+
+
+def tensor(**changes: Any) -> dict[str, Any]:
+    """The four numbers of X, as JSON unless the changes say otherwise."""
+    whole = {"name": "input", "shape": [4], "datatype": "FP32", "data": X.tolist(), **changes}
+    return {key: value for key, value in whole.items() if value is not None}
+
+
+def binary(size: int = 16, **changes: Any) -> dict[str, Any]:
+    return tensor(data=None, parameters={"binary_data_size": size}, **changes)
+
+
+def frame(message: dict[str, Any], data: bytes = b"") -> tuple[bytes, dict[str, str]]:
+    text = json.dumps(message).encode()
+    return text + data, {LENGTH: str(len(text))}
+
+
+async def infer(
+    client: httpx.AsyncClient, message: dict[str, Any], data: bytes = b"", **more: str
+) -> httpx.Response:
+    content, headers = frame(message, data)
+    headers |= {name.replace("_", "-"): value for name, value in more.items()}
+    return await client.post(RELU, content=content, headers=headers)
+
+
+async def test_no_content_type_is_needed_and_the_answer_is_json(client: httpx.AsyncClient) -> None:
+    content = json.dumps({"id": "7", "inputs": [tensor()], "unknown": {"deep": [1]}}).encode()
+    response = await client.post(RELU, content=content)
+    assert LENGTH not in response.headers
+    assert response.json() == {
+        "model_name": "relu",
+        "model_version": "1",
+        "id": "7",
+        "outputs": [{"name": "output", "datatype": "FP32", "shape": [4], "data": [0, 0, 0, 1]}],
+    }
+
+
+async def test_blobs_follow_in_the_order_of_the_inputs(client: httpx.AsyncClient) -> None:
+    weight = np.array([2, 3, 4, 5], "<f4")
+    message = {
+        "inputs": [binary(shape=[1, 4]), binary(name="weight")],
+        "outputs": [
+            {"name": "grad_weight", "parameters": {"binary_data": False}},
+            {"name": "output", "parameters": {"binary_data": True}},
+        ],
+        "parameters": {"axis": -1, "binary_data_output": True, "timeout": 5, "triton_x": 1},
+    }
+    content, headers = frame(message, X.tobytes() + weight.tobytes())
+    url = "/v2/models/layer_norm/versions/1/infer"
+    response = await client.post(url, content=content, headers=headers)
+    length = int(response.headers[LENGTH])
+    answer = json.loads(response.content[:length])
+    assert [output["name"] for output in answer["outputs"]] == ["grad_weight", "output"]
+    assert len(answer["outputs"][0]["data"]) == 4
+    output = np.frombuffer(response.content[length:], "<f4")
+    normal = (X - X.mean()) / np.sqrt(X.var() + 1e-5)
+    np.testing.assert_allclose(output, normal * weight, rtol=1e-5)
+
+
+async def test_a_header_of_length_0_means_that_the_body_is_the_input(
+    client: httpx.AsyncClient,
+) -> None:
+    response = await client.post(RELU, content=X.tobytes(), headers={LENGTH: "0"})
+    length = int(response.headers[LENGTH])
+    assert np.frombuffer(response.content[length:], "<f4").tolist() == [0, 0, 0, 1]
+
+
+async def test_bare_nan_and_infinity_are_read(client: httpx.AsyncClient) -> None:
+    content = (
+        b'{"id": "NaN \\" NaN", "inputs": [{"name": "input", "shape": [3], "datatype": "FP64", '
+        b'"data": [NaN, -Infinity, Infinity]}]}'
+    )
+    answer = (await client.post(RELU, content=content)).json()
+    assert answer["id"] == 'NaN " NaN'
+    assert answer["outputs"][0]["data"] == ["NaN", 0.0, "Infinity"]
+
+
+@pytest.mark.parametrize("value", ["2,1", "[2, 1]", [2, 1]])
+async def test_lists_travel_as_text_or_as_lists(client: httpx.AsyncClient, value: object) -> None:
+    message = {
+        "inputs": [tensor(shape=[1, 1, 2, 2])],
+        "parameters": {"kernel_size": value, "padding": "valid"},
+    }
+    answer = (await client.post("/v2/models/max_pool2d/infer", json=message)).json()
+    assert answer["outputs"][0]["shape"] == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("message", "data", "status", "said"),
+    [
+        ({"inputs": [binary()]}, b"", 422, "16 bytes"),
+        ({"inputs": [binary()]}, X.tobytes() + b"\0", 400, "left behind"),
+        ({"inputs": [binary(15)]}, X.tobytes(), 422, "16 bytes"),
+        ({"inputs": [binary(2**70)]}, X.tobytes(), 422, "16 bytes"),
+        ({"inputs": [binary(-1)]}, X.tobytes(), 422, "16 bytes"),
+        ({"inputs": [binary(shape=[2**31 - 1, 2**31 - 1])]}, X.tobytes(), 422, "bytes"),
+        ({"inputs": [binary(shape=[-1])]}, X.tobytes(), 422, "lengths from 0"),
+        ({"inputs": [binary(shape=[2**40])]}, X.tobytes(), 422, "lengths from 0"),
+        ({"inputs": [binary(shape=[1] * 9)]}, X.tobytes(), 422, "at most 8 axes"),
+        ({"inputs": [binary(shape="4")]}, X.tobytes(), 422, "lengths from 0"),
+        ({"inputs": [binary(datatype="FP8")]}, X.tobytes(), 422, "FP32"),
+        ({"inputs": [binary(datatype="BOOL")]}, X.tobytes(), 422, "FP32"),
+        ({"inputs": [{**binary(), "data": [1]}]}, X.tobytes(), 422, "exactly one"),
+        ({"inputs": [tensor(data=None)]}, b"", 422, "exactly one"),
+        ({"inputs": [tensor(data=[1, 2])]}, b"", 422, "needs 4 numbers"),
+        ({"inputs": [tensor(data=[1, True, 2, 3])]}, b"", 422, "boolean"),
+        ({"inputs": [tensor(data=[1e300, 1, 2, 3])]}, b"", 422, "does not fit"),
+        ({"inputs": [tensor(), tensor()]}, b"", 422, "came before"),
+        ({"inputs": [tensor()] * 999}, b"", 422, "at most"),
+        ({"inputs": []}, b"", 422, "input"),
+        ({"inputs": {}}, b"", 422, "list of tensors"),
+        ({"inputs": [1]}, b"", 422, "object"),
+        ({}, b"", 422, "list of tensors"),
+        ({"inputs": [tensor(name=1)]}, b"", 422, "string"),
+        ({"inputs": [tensor(name="indices")]}, b"", 422, "no such input"),
+        ({"inputs": [tensor()], "outputs": [{"name": "x" * 900}]}, b"", 422, "no such output"),
+        ({"inputs": [tensor()], "outputs": [{"name": "output"}] * 2}, b"", 422, "came before"),
+        ({"inputs": [tensor()], "parameters": {"alpha": 1}}, b"", 422, "unknown field"),
+        ({"inputs": [tensor()], "parameters": {"alpha": "[" * 5000}}, b"", 422, "unknown field"),
+        ({"inputs": [tensor()], "parameters": []}, b"", 422, "object"),
+        ({"inputs": [tensor()], "id": 7}, b"", 422, "string"),
+    ],
+)  # fmt: skip
+async def test_wrong_requests_say_what_is_wrong(
+    client: httpx.AsyncClient, message: dict[str, Any], data: bytes, status: int, said: str
+) -> None:
+    response = await infer(client, message, data)
+    assert response.status_code == status, response.text
+    assert response.json().keys() == {"error"}
+    assert said in response.json()["error"]
+    assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize("length", ["9999", "-1", "1e2", "", "1" * 30])
+async def test_lying_header_lengths_are_400(client: httpx.AsyncClient, length: str) -> None:
+    response = await client.post(RELU, content=b"{}", headers={LENGTH: length})
+    assert response.status_code == 400
+    assert isinstance(response.json()["error"], str)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "status"),
+    [
+        ("gzip", gzip.compress(json.dumps({"inputs": [tensor()]}).encode()), 200),
+        ("deflate", zlib.compress(json.dumps({"inputs": [tensor()]}).encode()), 200),
+        ("gzip", gzip.compress(b" " * (65 << 20)), 413),
+        ("deflate", zlib.compress(b" " * (65 << 20)), 413),
+        ("gzip", gzip.compress(b"{}")[:-3], 400),
+        ("gzip", gzip.compress(b"{}") + b"more", 400),
+        ("gzip", b"{}", 400),
+        ("br", b"{}", 415),
+        ("gzip, gzip", b"{}", 415),
+    ],
+)
+async def test_compressed_bodies_are_bounded_by_what_comes_out(
+    client: httpx.AsyncClient, encoding: str, content: bytes, status: int
+) -> None:
+    response = await client.post(RELU, content=content, headers={"Content-Encoding": encoding})
+    assert response.status_code == status, response.text
+    assert ("error" in response.json()) == (status != 200)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/nothing", 404),
+        ("GET", "/v2/models/nothing", 404),
+        ("GET", "/v2/models/relu/versions/2", 404),
+        ("POST", "/v2/repository/index", 404),
+        ("GET", "/v2/systemsharedmemory/status", 404),
+        ("GET", RELU, 405),
+        ("POST", "/v2", 405),
+        ("GET", "/v2/health/odd", 404),
+    ],
+)
+async def test_other_paths_are_errors_of_the_protocol(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    response = await client.request(method, path)
+    assert response.status_code == status
+    assert isinstance(response.json()["error"], str)
+    assert response.headers["X-Request-ID"]
+
+
+async def test_failures_are_counted(client: httpx.AsyncClient) -> None:
+    async def count(part: str) -> int:
+        stats = (await client.get("/v2/models/stats")).json()["model_stats"]
+        relu = next(card for card in stats if card["name"] == "relu")
+        found: int = relu["inference_stats"][part]["count"]
+        return found
+
+    await infer(client, {"inputs": [tensor()]})
+    await infer(client, {"inputs": []})
+    assert (await count("success"), await count("fail"), await count("queue")) == (1, 1, 1)
