@@ -60,7 +60,7 @@ def _option(value: object) -> object:
     for text in (value, f"[{value}]"):
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return value
 
