@@ -44,8 +44,15 @@ $(VENV)-conventions/.installed: requirements-dev.lock requirements-conventions.l
 	$(VENV)-conventions/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-bench: install
-	$(BIN)/python -m benchmarks
+# Beside its peers, in an environment of their own; about ten minutes.
+bench: $(VENV)-bench/.installed
+	$(VENV)-bench/bin/python -m benchmarks --write
+
+$(VENV)-bench/.installed: requirements-dev.lock requirements-bench.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet -r requirements-bench.lock
+	$(VENV)-bench/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
 
 # The pins. Torch is pinned without its build (+cpu, +cu130): the index decides which it has.
 COMPILE := pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-options
@@ -53,4 +60,5 @@ lock: install
 	$(BIN)/$(COMPILE) --output-file requirements.lock pyproject.toml
 	$(BIN)/$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
 	$(BIN)/$(COMPILE) --extra conventions --constraint requirements-dev.lock --output-file requirements-conventions.lock pyproject.toml
+	$(BIN)/$(COMPILE) --extra bench --extra dev --output-file requirements-bench.lock pyproject.toml
 	sed -i.bak 's/^\(torch==[0-9.]*\)+.*/\1/' requirements*.lock && rm requirements*.lock.bak

@@ -63,6 +63,42 @@ async def test_shape_needs_no_data_whatever_the_size(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize(
+    ("layer", "body", "expected"),
+    [
+        ("conv2d", {"input_shape": [3], "out_channels": 2, "kernel_size": 3}, "#/input_shape"),
+        ("conv2d", {"input_shape": [], "out_channels": 2, "kernel_size": 3}, "#/input_shape"),
+        ("conv2d", {"input_shape": [1, 3, 2, 2], "out_channels": 2, "kernel_size": 3},
+         "#/input_shape"),
+        ("conv2d", {"input_shape": [1, 3, 4, 4], "out_channels": 2, "kernel_size": 3, "groups": 2},
+         "#/groups"),
+        ("conv2d", {"input_shape": [1, 4, 6, 3], "out_channels": 2, "kernel_size": [3, 1],
+                    "layout": "channels_last"}, [1, 2, 6, 2]),
+        ("conv1d", {"input_shape": [4, 6], "out_channels": 2, "kernel_size": 3,
+                    "batched": False}, [2, 4]),
+        ("max_unpool2d", {"input_shape": [1, 2, 3, 4], "kernel_size": 2,
+                          "layout": "channels_last"}, [1, 4, 6, 4]),
+        ("max_unpool1d", {"input_shape": [2], "kernel_size": 2}, "#/input_shape"),
+        ("batch_norm2d", {"input_shape": [7], "training": True}, "#/input_shape"),
+        ("sync_batch_norm", {"input_shapes": [[2, 3], [2, 4]], "training": True},
+         "#/input_shapes/1"),
+        ("group_norm", {"input_shape": [2, 6, 4], "num_groups": 4}, "#/num_groups"),
+        ("layer_norm", {"input_shape": [2, 6], "normalized_shape": 5}, "#/normalized_shape"),
+        ("rms_norm", {"input_shape": [2, 6], "axis": 2}, "#/axis"),
+        ("relu", {"input_shape": []}, []),
+    ],
+)  # fmt: skip
+async def test_shapes_of_every_kind(
+    client: httpx.AsyncClient, layer: str, body: dict[str, Any], expected: object
+) -> None:
+    response = await client.post(f"/v1/layers/{layer}/shape", json=body)
+    if isinstance(expected, str):
+        assert response.status_code == 422, response.text
+        assert check_problem(response)["errors"][0]["pointer"] == expected
+    else:
+        assert response.json()["output_shape"] == expected
+
+
+@pytest.mark.parametrize(
     ("body", "pointer", "code"),
     [
         ({"kernel_size": 2}, "#/input", "missing"),

@@ -126,9 +126,12 @@ class Engine:
             if spec.many
             else {"input": call.input_shape}
         )
-        first = inward_shape(next(iter(shapes.values())), options.layout, call.batched)
-        shapes |= spec.parameters(first, call)
-        return self._plan(spec, options, call.batched, shapes)
+        layout, batched = options.layout, call.batched
+        bounds.check_ranks(spec, shapes, layout, batched)
+        first = inward_shape(next(iter(shapes.values())), layout, batched)
+        for (name, shape), port in with_port(spec.inputs, spec.parameters(first, call)):
+            shapes[name] = outward_shape(shape, layout, batched) if port.mapped else shape
+        return self._plan(spec, options, batched, shapes)
 
     def _plan(self, spec: LayerSpec, options: Any, batched: bool, shapes: Shapes) -> Plan:
         bounds.check_ranks(spec, shapes, options.layout, batched)
