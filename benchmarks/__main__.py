@@ -112,16 +112,14 @@ class Run:
 
     def measure(self, layer: str, floats: int) -> None:
         """Requests a second of every contestant and of the floor, a round each."""
-        turns = {c.name: (self._connection(c), json_request(c, layer, floats))
-                 for c in self.contestants}  # fmt: skip
-        for name, (connection, request) in turns.items():
-            verify(orjson.loads(connection.post(request)), layer, floats)
+        turns = {c.name: (c, json_request(c, layer, floats)) for c in self.contestants}
+        for name, (contestant, request) in turns.items():
+            verify(orjson.loads(self._connection(contestant).post(request)), layer, floats)
             print(f"  {name} gives torch's numbers", flush=True)
         if floats in BYTES_TO_JSON:
             for contestant in (LAMINA, STARLETTE):
-                name = f"{contestant.name} bytes"
-                turns[name] = (self._connection(contestant),
-                               binary_request(contestant, layer, floats))  # fmt: skip
+                request = binary_request(contestant, layer, floats)
+                turns[f"{contestant.name} bytes"] = (contestant, request)
         rates: dict[str, list[float]] = {name: [] for name in [*turns, "floor"]}
         for index in range(self.rounds):
             for name in sorted(rates, reverse=bool(index % 2)):
@@ -131,7 +129,9 @@ class Run:
                     spent = floor.seconds(body, SHAPES[floats], layer, count)
                     rates[name].append(1 / spent)
                 else:
-                    rates[name].append(rate(*turns[name], count))
+                    contestant, request = turns[name]
+                    # A new connection each turn: some servers close those that idle.
+                    rates[name].append(rate(self._connection(contestant), request, count))
         self.rates[layer, floats] = rates
 
     def ratio(self, layer: str, floats: int, mine: str, other: str) -> float:
