@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -258,3 +259,11 @@ def test_large_arrays_are_printed_in_pieces_and_stay_whole() -> None:
     text = printed({"input": payload("float32", rows.shape, rows.tobytes())})
     after = decode(json.dumps(json.loads(text)["input"]).encode())
     assert np.array_equal(as_array(after), rows, equal_nan=True)
+
+
+def test_threads_may_read_at_once() -> None:
+    """The parsers that are kept for the next document are handed out one by one."""
+    body = b'{"input": [%s]}' % b",".join([b"1.5"] * 2000)
+    with ThreadPoolExecutor(8) as pool:
+        shapes = pool.map(lambda _: read(body)["input"].shape, range(800))  # type: ignore[attr-defined]
+    assert set(shapes) == {(2000,)}

@@ -84,6 +84,7 @@ WINDOWS: list[dict[str, Any]] = [
     {"stride": 2, "pads": [2, 2]},  # more than half the kernel
     {"dilation": 2},
     {"stride": 2, "ceil_mode": True},
+    {"stride": 2, "pads": [1, 2], "ceil_mode": True},  # a window that would hold no element
     {"stride": 2, "auto_pad": "same_upper"},
     {"stride": 2, "auto_pad": "valid"},
 ]
@@ -117,7 +118,7 @@ def test_max_pool_same_lower_pads_more_before(engine: Engine, dims: int) -> None
 
 @DIMS
 @pytest.mark.parametrize(("order", "storage_order"), [("row", 0), ("column", 1)])
-@pytest.mark.parametrize("given", WINDOWS[:5])
+@pytest.mark.parametrize("given", WINDOWS)
 def test_indices_count_the_whole_tensor(
     engine: Engine, dims: int, order: str, storage_order: int, given: dict[str, Any]
 ) -> None:
@@ -152,6 +153,7 @@ LP: list[dict[str, Any]] = [
     {"p": 3},
     {"p": 2, "dilation": 2},
     {"p": 3, "stride": 2, "auto_pad": "same_upper"},
+    {"p": 2, "stride": 2, "pads": [1, 2], "ceil_mode": True},
 ]
 
 

@@ -25,7 +25,10 @@ def decode(
             list of more than `max_list` tensors.
 
     """
-    parser = _idle_parsers.pop() if _idle_parsers else simdjson.Parser()
+    try:
+        parser = _idle_parsers.pop()
+    except IndexError:
+        parser = simdjson.Parser()
     fields = _decode(parser, body, tensors, max_rank, max_list)
     _idle_parsers.append(parser)
     return fields

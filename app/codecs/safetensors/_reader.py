@@ -55,7 +55,9 @@ def _split(body: bytes | bytearray) -> tuple[dict[str, Any], memoryview]:
         raise _broken("its header is not a JSON object")
     # Torch wants memory that it may write to, and numbers at multiples of their size.
     aligned = isinstance(body, bytearray) and start % 8 == 0
-    return header, memoryview(body)[start:] if aligned else memoryview(bytearray(body[start:]))
+    return header, memoryview(body)[start:] if aligned else memoryview(
+        bytearray(memoryview(body)[start:])
+    )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
