@@ -108,6 +108,7 @@ class Run:
         self.ports = ports
         self.contestants = contestants
         self.rounds = rounds
+        self._buffer = bytearray(64 << 20)
         self.rates: dict[tuple[str, int], dict[str, list[float]]] = {}
 
     def measure(self, layer: str, floats: int) -> None:
@@ -188,7 +189,7 @@ class Run:
                        *_percentiles(opened))  # fmt: skip
 
     def _connection(self, contestant: Contestant) -> Connection:
-        return Connection(self.ports[contestant.name])
+        return Connection(self.ports[contestant.name], self._buffer)
 
 
 def _percentiles(latencies: list[float]) -> tuple[str, ...]:

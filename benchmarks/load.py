@@ -28,12 +28,15 @@ class Request:
 
 
 class Connection:
-    """A kept connection that does nothing but send bytes and read answers."""
+    """A kept connection that does nothing but send bytes and read answers.
 
-    def __init__(self, port: int) -> None:
+    With a `buffer` of the caller's no memory is taken while an answer comes in.
+    """
+
+    def __init__(self, port: int, buffer: bytearray | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = bytearray(1 << 20)
+        self._buffer = bytearray(1 << 20) if buffer is None else buffer
         self._got = 0
 
     def post(self, request: Request) -> memoryview:

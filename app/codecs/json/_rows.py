@@ -38,9 +38,12 @@ class Rows:
         if rows * SHORT_ROW_BYTES > len(body):
             return body.translate(None, _NOT_STRUCTURE) == expected
         arrays = np.count_nonzero(np.frombuffer(body, np.uint8) == ord("["))
-        return arrays == expected.count(b"[") and all(
-            _has_shape(value, shape) for value, shape, _ in self._nested.values()
-        )
+        try:
+            return arrays == expected.count(b"[") and all(
+                _has_shape(value, shape) for value, shape, _ in self._nested.values()
+            )
+        except TypeError:
+            return False
 
     def _spell(self, value: object, pointer: str) -> bytes:
         """The brackets and commas that the value's text must have if every row is full."""
@@ -61,11 +64,11 @@ def _join(pointer: str, key: str) -> str:
 
 
 def _has_shape(value: Any, shape: Shape) -> bool:
-    if not isinstance(value, simdjson.Array) or len(value) != shape[0]:
+    """Whether every row is as long as the shape says; a number among rows is a TypeError."""
+    if len(value) != shape[0]:
         return False
     if len(shape) == 2:
-        width = shape[1]
-        return all(isinstance(row, simdjson.Array) and len(row) == width for row in value)
+        return set(map(len, value)) <= {shape[1]}
     return len(shape) == 1 or all(_has_shape(row, shape[1:]) for row in value)
 
 
