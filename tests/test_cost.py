@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from app.compute import Engine, estimated_ms
+from app.compute import Engine
 from app.layers import LAYERS, LayerSpec, compute_model
 from app.schemas.tensors import TensorPayload
 from tests.test_contract import OPTIONS
@@ -91,7 +91,7 @@ def test_the_cost_rule_bounds_the_time(engine: Engine, spec: LayerSpec) -> None:
             for backward in (False, True):
                 call = large_call(spec, options, dtype, backward=backward)
                 plan = engine.plan(spec, call)
-                bound = estimated_ms(spec, plan, call) + 0.2  # what the smallest request takes
+                bound = plan.estimated_ms + 0.2  # what the smallest request takes
                 for _ in range(4):
                     ratio = best_ms(partial(engine.run, spec, call, plan)) / bound / pace()
                     if ratio <= 1:
@@ -103,4 +103,4 @@ def test_the_bound_is_not_out_of_all_proportion(engine: Engine) -> None:
     spec = LAYERS["max_pool2d"]
     call = large_call(spec, {"kernel_size": 7, "stride": 1}, "float32", backward=False)
     plan = engine.plan(spec, call)
-    assert best_ms(lambda: engine.run(spec, call, plan)) > estimated_ms(spec, plan, call) / 50
+    assert best_ms(lambda: engine.run(spec, call, plan)) > plan.estimated_ms / 50

@@ -14,7 +14,7 @@ from app.api import problems
 from app.api.bodies import LIMITS, Headers, accepted, headers_of, media_type, read_body
 from app.api.metrics import Metrics, Spent
 from app.codecs import CODECS, JSON, SAFETENSORS
-from app.compute import Engine, estimated_ms
+from app.compute import Engine
 from app.errors import LaminaError, UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
 from app.scheduling import Threads
@@ -74,8 +74,8 @@ class LayerService:
 
     async def run(self, call: Any, plan: Plan) -> tuple[dict[str, Any], float, float]:
         """The answer's fields, ms in the queue, ms of computing."""
-        cost_ms = estimated_ms(self.spec, plan, call)
-        return await self._threads.compute(cost_ms, self._engine.run, self.spec, call, plan)
+        run = self._engine.run
+        return await self._threads.compute(plan.estimated_ms, run, self.spec, call, plan)
 
 
 class Compute:

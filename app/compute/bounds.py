@@ -1,6 +1,7 @@
 """What is checked in exact integers before torch sees a request."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from app.compute._names import pointer, with_port
@@ -69,8 +70,8 @@ def sent_axes(axes: str, channels_last: bool, batched: bool) -> str:
     return axes if batched else axes.replace("N, ", "")
 
 
-def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str, int]) -> None:
-    """Bound the memory and the time that the plan will take."""
+def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str, int]) -> Plan:
+    """Bound the memory and the time that the plan will take; the plan with its estimate."""
     itemsize = max(DTYPES[call.dtype].itemsize, 8 if call.compute_dtype == "float64" else 4)
     elements = plan.workspace
     for name, shape in plan.outputs.items():
@@ -89,6 +90,7 @@ def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str,
             f"{limits['max_cost_ms']} ms are allowed. Use a smaller window or fewer samples"
         )
         raise CostLimit(detail)
+    return replace(plan, estimated_ms=cost_ms)
 
 
 def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:

@@ -116,7 +116,7 @@ class Engine:
         bounds.check_dtypes(call)
         shapes = {name: payload.shape for name, payload in sent_tensors(spec, call).items()}
         plan = self._plan(spec, options_of(spec, call), call.batched, shapes)
-        bounds.check_plan(spec, plan, call, self.limits)
+        plan = bounds.check_plan(spec, plan, call, self.limits)
         bounds.check_gradient(spec, call, _output_shapes(spec, call, plan))
         return plan
 

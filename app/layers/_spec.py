@@ -59,7 +59,8 @@ class Plan:
 
     `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
     `workspace` counts elements of working memory beyond inputs and outputs. All are exact or from
-    above: `tests/test_cost.py` measures.
+    above: `tests/test_cost.py` measures. `estimated_ms` is the compute layer's to fill in: what
+    the call takes by that, its gradients included.
     """
 
     options: Any
@@ -69,6 +70,7 @@ class Plan:
     workspace: int = 0
     axes: tuple[Any, ...] = ()
     operation_ns: float = 2.0
+    estimated_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-INLINE_MS = 0.1
-"""Work on a CPU up to this estimate is done on the event loop: changing threads costs as much."""
+INLINE_MS = 1.0
+"""Work on a CPU up to this estimate, which is from above, is done on the event loop: changing
+threads would cost as much."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -237,6 +237,8 @@ def test_rms_norm(engine: Engine, axes: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
+        ({}, {}),
+        ({"stride": 2}, {"strides": 2}),
         ({"padding": "valid"}, {"padding": "VALID"}),
         ({"padding": "same", "stride": 2}, {"padding": "SAME", "strides": 2}),
         ({"padding": "same", "dilation": 2}, {"padding": "SAME", "kernel_dilation": 2}),

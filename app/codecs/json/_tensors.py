@@ -19,6 +19,8 @@ MAX_PLAIN_VALUES = 256
 
 def plain(value: object, name: str) -> Any:
     """An option's value as Python objects, a few hundred at the most."""
+    if not isinstance(value, simdjson.Array | simdjson.Object):
+        return value
     budget = MAX_PLAIN_VALUES
 
     def convert(item: object) -> object:
