@@ -2,12 +2,29 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from app.errors import EmptyWindow, FieldError, InvalidRequest
 from app.schemas.answers import AxisCard
-from app.schemas.options import Convention
+from app.schemas.options import Convention, Flag, LayerOptions, Padding, Size
 from app.schemas.tensors import Shape
+
+
+class WindowOptions(LayerOptions):
+    """What every pooling over sliding windows shares."""
+
+    kernel_size: Size
+    """The window, elements an axis."""
+    stride: Size | None = None
+    """Distance between windows; null: the convention's default, the kernel size or 1."""
+    padding: Padding = 0
+    """Around the input, never a maximum, 0 in a sum: numbers, pairs [before, after], or a mode."""
+    dilation: Size = 1
+    """Distance between the taps of a window."""
+    ceil_mode: Flag = False
+    """Whether a last window may reach beyond the padding."""
+    ceil_rule: Literal["drop", "keep"] = "drop"
+    """Ceil mode's last window where it would start behind the input: dropped, or kept."""
 
 
 @dataclass(frozen=True, slots=True)

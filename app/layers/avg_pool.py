@@ -17,28 +17,22 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
-from app.layers._windows import SlidingAxis, explicit, refuse_empty_windows, sliding_axes
-from app.schemas.options import Flag, LayerOptions, Padding, Size
+from app.layers._windows import (
+    SlidingAxis,
+    WindowOptions,
+    explicit,
+    refuse_empty_windows,
+    sliding_axes,
+)
+from app.schemas.options import Flag
 from app.schemas.tensors import Shapes
 
 MAX_DIVISOR = 2**31 - 1
 
 
-class AvgPoolOptions(LayerOptions):
+class AvgPoolOptions(WindowOptions):
     """Options of average pooling."""
 
-    kernel_size: Size
-    """The window, elements an axis."""
-    stride: Size | None = None
-    """Distance between windows; null: the convention's default, the kernel size or 1."""
-    padding: Padding = 0
-    """Zeros around the input: numbers, pairs [before, after], or a mode."""
-    dilation: Size = 1
-    """Distance between the taps of a window."""
-    ceil_mode: Flag = False
-    """Whether a last window may reach beyond the padding."""
-    ceil_rule: Literal["drop", "keep"] = "drop"
-    """Ceil mode's last window where it would start behind the input: dropped, or kept."""
     count_include_pad: Flag = True
     """Whether padding counts in the divisor."""
     divisor_override: Annotated[int, Field(strict=True, ge=-MAX_DIVISOR, le=MAX_DIVISOR)] | None = (

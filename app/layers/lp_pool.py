@@ -18,31 +18,19 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
-from app.layers._windows import SlidingAxis, explicit, sliding_axes
-from app.schemas.options import Flag, LayerOptions, Padding, Size
+from app.layers._windows import SlidingAxis, WindowOptions, explicit, sliding_axes
+from app.schemas.options import Flag
 from app.schemas.tensors import Shapes
 
 POWERS = 4
 """Operations that raising to a power and back takes, an element."""
 
 
-class LpPoolOptions(LayerOptions):
+class LpPoolOptions(WindowOptions):
     """Options of Lp pooling."""
 
     norm_type: Annotated[float, Field(strict=True, gt=0, le=1024)] = 2.0
     """The power p, above 0."""
-    kernel_size: Size
-    """The window, elements an axis."""
-    stride: Size | None = None
-    """Distance between windows; null: the convention's default, the kernel size or 1."""
-    padding: Padding = 0
-    """Zeros around the input: numbers, pairs [before, after], or a mode."""
-    dilation: Size = 1
-    """Distance between the taps of a window."""
-    ceil_mode: Flag = False
-    """Whether a last window may reach beyond the padding."""
-    ceil_rule: Literal["drop", "keep"] = "drop"
-    """Ceil mode's last window where it would start behind the input: dropped, or kept."""
     lp_abs: Flag = False
     """Whether elements count by their absolute value; torch raises them with their sign, so that
     odd powers may cancel and others give NaN."""

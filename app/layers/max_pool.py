@@ -21,29 +21,23 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
-from app.layers._windows import SlidingAxis, explicit, refuse_empty_windows, sliding_axes
-from app.schemas.options import Flag, LayerOptions, Padding, Size
+from app.layers._windows import (
+    SlidingAxis,
+    WindowOptions,
+    explicit,
+    refuse_empty_windows,
+    sliding_axes,
+)
+from app.schemas.options import Flag
 from app.schemas.tensors import FLOATS, INTEGERS, Shapes
 
 ARITHMETIC_COPIES = 14
 """Float32 elements held for each padded element while indices, of 64 bits, are worked out."""
 
 
-class MaxPoolOptions(LayerOptions):
+class MaxPoolOptions(WindowOptions):
     """Options of max pooling."""
 
-    kernel_size: Size
-    """The window, elements an axis."""
-    stride: Size | None = None
-    """Distance between windows; null: the convention's default, the kernel size or 1."""
-    padding: Padding = 0
-    """Elements around the input, which never win: numbers, pairs [before, after], or a mode."""
-    dilation: Size = 1
-    """Distance between the taps of a window."""
-    ceil_mode: Flag = False
-    """Whether a last window may reach beyond the padding."""
-    ceil_rule: Literal["drop", "keep"] = "drop"
-    """Ceil mode's last window where it would start behind the input: dropped, or kept."""
     return_indices: Flag = False
     """Whether to answer where each maximum was."""
     index_base: Literal["plane", "onnx", "tf"] = "plane"
