@@ -9,6 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
+from app.codecs.open_inference import decode
+
 pytestmark = pytest.mark.anyio
 RELU = "/v2/models/relu/infer"
 X = np.arange(-2, 2, dtype="<f4")
@@ -207,3 +209,17 @@ async def test_failures_are_counted(client: httpx.AsyncClient) -> None:
     await infer(client, {"inputs": [tensor()]})
     await infer(client, {"inputs": []})
     assert (await count("success"), await count("fail"), await count("queue")) == (1, 1, 1)
+
+
+async def test_tensors_behind_odd_bytes_are_moved_to_where_torch_wants_them() -> None:
+    message = {
+        "inputs": [
+            binary(3, name="a", shape=[3], datatype="INT8"),
+            binary(8, name="b", shape=[2]),
+        ]
+    }
+    content, headers = frame(message, b"abc" + np.array([1, 2], "<f4").tobytes())
+    inference = decode(content, int(headers[LENGTH]), max_rank=8, max_tensors=4)
+    numbers = np.frombuffer(inference.inputs["b"].data, "<f4")
+    assert numbers.flags.aligned
+    assert numbers.tolist() == [1, 2]

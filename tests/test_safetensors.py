@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -268,3 +269,26 @@ def test_tensors_are_views_of_the_body() -> None:
     written = codec.encode({"output": TensorPayload("float32", (1000,), payload.data)})
     body[-4:] = struct.pack("<f", 8)
     assert struct.unpack("<f", bytes(written[-1][-4:]))[0] == 8
+
+
+def test_every_tensor_begins_at_a_multiple_of_its_elements_size() -> None:
+    payloads = {
+        dtype: TensorPayload(dtype, (3,), memoryview(bytes(3 * row.itemsize)))
+        for dtype, row in sorted(DTYPES.items(), key=lambda item: item[1].itemsize)
+    }
+    written = b"".join(codec.encode(payloads))
+    length = struct.unpack("<Q", written[:8])[0]
+    header = json.loads(written[8 : 8 + length])
+    assert length % 8 == 0
+    for dtype, row in DTYPES.items():
+        assert header[dtype]["data_offsets"][0] % row.itemsize == 0
+
+
+def test_unaligned_bodies_are_moved() -> None:
+    content = file({"input": torch.ones(3)})
+    length = struct.unpack("<Q", content[:8])[0]
+    header, data = content[8 : 8 + length], content[8 + length :]
+    shifted = bytearray(struct.pack("<Q", length + 1) + header + b" " + data)
+    payload: Any = codec.decode(shifted, {"input": TensorField()}, max_rank=8, max_list=0)["input"]
+    assert np.frombuffer(payload.data, "<f4").flags.aligned
+    assert np.frombuffer(payload.data, "<f4").tolist() == [1, 1, 1]
