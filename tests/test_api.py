@@ -119,6 +119,8 @@ async def test_shapes_of_every_kind(
         ({"input": INPUT[0], "kernel_size": 2}, "#/input", "wrong-rank"),
         ({"input": "x", "kernel_size": 2}, "#/input", "tensor-type"),
         ({"input": [[[[]]]], "kernel_size": 2}, "#/input", "empty-axis"),
+        ({"input": {"shape": [0, *[2**31 - 1] * 3], "data": []}, "kernel_size": 2},
+         "#/input", "out-of-range"),
         ({"input": INPUT, "kernel_size": 2, "grad_output": [1]}, "#/grad_output", "shape-mismatch"),
         ({"input": INPUT, "kernel_size": 2, "grad_output": "one"}, "#/grad_output", "tensor-type"),
         ({"input": INPUT, "kernel_size": 2, "dtype": "float8"}, "#/dtype", "literal-error"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app.codecs.open_inference import decode
+from app.errors import MalformedBody
 
 pytestmark = pytest.mark.anyio
 RELU = "/v2/models/relu/infer"
@@ -122,6 +123,9 @@ async def test_lists_travel_as_text_or_as_lists(client: httpx.AsyncClient, value
         ({"inputs": [tensor(data=[1, 2])]}, b"", 422, "needs 4 numbers"),
         ({"inputs": [tensor(data=[1, True, 2, 3])]}, b"", 422, "boolean"),
         ({"inputs": [tensor(data=[1e300, 1, 2, 3])]}, b"", 422, "does not fit"),
+        ({"inputs": [tensor(data=[[-2, -1], [0, 1]])]}, b"", 422, "expected the shape"),
+        ({"inputs": [tensor(shape=[2, 2], data=[[-2], [-1, 0, 1]])]}, b"", 422, "data"),
+        ({"inputs": [tensor(shape=[0, *[2**31 - 1] * 3], data=[])]}, b"", 422, "multiply"),
         ({"inputs": [tensor(), tensor()]}, b"", 422, "came before"),
         ({"inputs": [tensor()] * 999}, b"", 422, "at most"),
         ({"inputs": []}, b"", 422, "input"),
@@ -146,6 +150,21 @@ async def test_wrong_requests_say_what_is_wrong(
     assert response.json().keys() == {"error"}
     assert said in response.json()["error"]
     assert len(response.content) < 1000
+
+
+async def test_nested_numbers_have_the_tensors_shape(client: httpx.AsyncClient) -> None:
+    content = (
+        b'{"inputs": [{"name": "input", "shape": [2, 2], "datatype": "FP32", '
+        b'"data": [[NaN, 1], [-1, Infinity]]}]}'
+    )
+    answer = (await client.post(RELU, content=content)).json()
+    assert answer["outputs"][0]["data"] == ["NaN", 1.0, 0.0, "Infinity"]
+
+
+def test_unclosed_strings_are_passed_once() -> None:
+    """A search from each quote on would take hours."""
+    with pytest.raises(MalformedBody):
+        decode(b'NaN"' + b'\\"' * 2_000_000, None, max_rank=8, max_tensors=4)
 
 
 @pytest.mark.parametrize("length", ["9999", "-1", "1e2", "", "1" * 30])
@@ -195,6 +214,7 @@ async def test_other_paths_are_errors_of_the_protocol(
 ) -> None:
     response = await client.request(method, path)
     assert response.status_code == status
+    assert ("Allow" in response.headers) == (status == 405)
     assert isinstance(response.json()["error"], str)
     assert response.headers["X-Request-ID"]
 

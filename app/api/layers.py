@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
@@ -15,7 +16,7 @@ from app.api.bodies import LIMITS, Headers, accepted, headers_of, media_type, re
 from app.api.metrics import Metrics, Spent
 from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Engine
-from app.errors import LaminaError, UnknownLayer
+from app.errors import UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
 from app.scheduling import Threads
 
@@ -90,9 +91,11 @@ class Compute:
         encoding = ENCODINGS.get(headers.get(b"content-type", b""), "other")
         try:
             spent = await self._answer(headers, receive, send)
-        except LaminaError as error:
+        except ClientDisconnect:
+            raise
+        except Exception as error:
             took_ms = (time.perf_counter() - begun) * 1e3
-            self._metrics.refused(name, encoding, problems.STATUS[type(error)], took_ms)
+            self._metrics.refused(name, encoding, problems.status_of(error), took_ms)
             raise
         self._metrics.answered(name, encoding, spent)
 

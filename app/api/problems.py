@@ -45,6 +45,11 @@ KINDS = {kind.code: kind for kind in STATUS}
 ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
 
 
+def status_of(error: Exception) -> int:
+    """The HTTP status of any error; what is not ours is a fault of the service."""
+    return STATUS[type(error)] if isinstance(error, LaminaError) else 500
+
+
 def problem(error: LaminaError) -> Response:
     """The response for a domain error."""
     status = STATUS[type(error)]

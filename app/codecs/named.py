@@ -36,6 +36,8 @@ def add_tensors(
         else:
             fields[name] = payload
     for head, numbered in lists.items():
+        if head in fields:
+            raise InvalidRequest.at(head, "duplicate-field", f"{head}: given more than once")
         order = [str(index) for index in range(len(numbered))]
         if numbered.keys() != set(order) or len(order) > max_list:
             detail = f"{head}: expected {head}.0, {head}.1 and so on, at most {max_list}"

@@ -18,6 +18,8 @@ BACKWARD_FACTOR = 3
 EXPLAIN_FACTOR = 3
 EXPLAIN_MS = 100
 INDEX_BYTES = 8
+MAX_STRIDE = 2**48
+"""Far below what torch's 64 bits hold, with room for padding and kernels."""
 
 
 def check_extents(options: Any, limit: int) -> None:
@@ -38,6 +40,14 @@ def check_dtypes(call: ComputeCall) -> None:
     if call.compute_dtype and not DTYPES[call.dtype].is_float:
         detail = f"compute_dtype: integers are computed as they are; got dtype {call.dtype}"
         raise InvalidRequest.at("compute_dtype", "conflict", detail)
+
+
+def check_strides(shapes: Shapes) -> None:
+    """Refuse empty tensors whose other axes are so long that torch's strides overflow."""
+    for name, shape in shapes.items():
+        if math.prod(max(length, 1) for length in shape) >= MAX_STRIDE:
+            detail = f"{name}: the lengths of {list(shape)} multiply beyond 2^48"
+            raise InvalidRequest.at(pointer(name), "out-of-range", detail)
 
 
 def check_ranks(spec: LayerSpec, shapes: Shapes, layout: Layout, batched: bool) -> None:

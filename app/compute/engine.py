@@ -115,6 +115,7 @@ class Engine:
     def _checked_plan(self, spec: LayerSpec, call: ComputeCall) -> Plan:
         bounds.check_dtypes(call)
         shapes = {name: payload.shape for name, payload in sent_tensors(spec, call).items()}
+        bounds.check_strides(shapes)
         plan = self._plan(spec, options_of(spec, call), call.batched, shapes)
         plan = bounds.check_plan(spec, plan, call, self.limits)
         bounds.check_gradient(spec, call, _output_shapes(spec, call, plan))

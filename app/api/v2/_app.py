@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,7 +15,7 @@ from app import __version__
 from app.api.bodies import Headers, headers_of, read_body
 from app.api.layers import LayerService, answer
 from app.api.metrics import Metrics, Spent
-from app.api.problems import STATUS, CatchAll, nearest, short
+from app.api.problems import STATUS, CatchAll, nearest, short, status_of
 from app.api.v2._mapping import check_outputs, fields_of, inputs_card, outputs_card, outputs_of
 from app.api.v2._statistics import ENCODING, model_stats
 from app.codecs import JSON
@@ -25,7 +25,6 @@ from app.errors import (
     BodyTooLarge,
     LaminaError,
     MalformedBody,
-    MethodNotAllowed,
     UnknownLayer,
     UnknownPath,
     UnsupportedMedia,
@@ -132,9 +131,11 @@ class _Inference:
         begun, name = time.perf_counter(), self._service.spec.name
         try:
             spent = await self._answer(headers_of(scope), receive, send)
-        except LaminaError as error:
+        except ClientDisconnect:
+            raise
+        except Exception as error:
             took_ms = (time.perf_counter() - begun) * 1e3
-            self._metrics.refused(name, ENCODING, STATUS[type(error)], took_ms)
+            self._metrics.refused(name, ENCODING, status_of(error), took_ms)
             raise
         self._metrics.answered(name, ENCODING, spent)
 
@@ -202,6 +203,6 @@ class _WithDomainErrors:
         try:
             await self._app({**scope, "app": self}, receive, send)
         except HTTPException as error:
-            kind = MethodNotAllowed if error.status_code == 405 else UnknownPath
-            detail = "GET /v2 names the extensions of the protocol that are served"
-            raise kind(detail) from error
+            response = _json({"error": "GET /v2 names what is served"}, error.status_code)
+            response.headers.update(error.headers or {})
+            await response(scope, receive, send)

@@ -13,7 +13,8 @@ from app.errors import InvalidRequest, MalformedBody
 from app.schemas.tensors import DTYPES, Shape, TensorPayload
 
 MAX_EXTENT = 2**31 - 1
-_STRING_OR_BARE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b')
+# An unclosed string matches to the end at once, or each quote in it would be tried again.
+_STRING_OR_BARE = re.compile(rb'"(?:[^"\\]|\\.)*+"?|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 
 
 def decode(
@@ -104,8 +105,7 @@ def _input(
     if size is None:
         if not isinstance(data, simdjson.Array):
             raise InvalidRequest.at(f"{pointer}/data", "type", f"{pointer}/data: expected a list")
-        payload = TensorReader(dtype, max_rank).flat(shape, data, f"{pointer}/data")
-        return name, payload, 0
+        return name, _listed(TensorReader(dtype, max_rank), data, shape, f"{pointer}/data"), 0
     wanted = dtype.itemsize * math.prod(shape)
     if type(size) is not int or size != wanted or size > len(blob) - start:
         detail = (
@@ -117,6 +117,18 @@ def _input(
     if start % dtype.itemsize:  # torch wants numbers at multiples of their size
         elements = memoryview(bytearray(elements))
     return name, TensorPayload(dtype.name, shape, elements), size
+
+
+def _listed(reader: TensorReader, data: Any, shape: Shape, pointer: str) -> TensorPayload:
+    """Numbers in one list, or in rows of the tensor's shape."""
+    if not len(data) or not isinstance(data[0], simdjson.Array):
+        return reader.flat(shape, data, pointer)
+    payload = reader.read(data, pointer)
+    if payload.shape != shape:
+        detail = f"{pointer}: expected the shape {list(shape)}; got {list(payload.shape)}"
+        raise InvalidRequest.at(pointer, "shape-mismatch", detail)
+    reader.walk(data, shape, pointer)
+    return payload
 
 
 def _shape(value: Any, pointer: str, max_rank: int) -> Shape:
