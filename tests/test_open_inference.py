@@ -125,6 +125,7 @@ async def test_lists_travel_as_text_or_as_lists(client: httpx.AsyncClient, value
         ({"inputs": [tensor(data=[1e300, 1, 2, 3])]}, b"", 422, "does not fit"),
         ({"inputs": [tensor(data=[[-2, -1], [0, 1]])]}, b"", 422, "expected the shape"),
         ({"inputs": [tensor(shape=[2, 2], data=[[-2], [-1, 0, 1]])]}, b"", 422, "data"),
+        ({"inputs": [tensor(shape=[2, 2], data=[1, 2, [3, 4]])]}, b"", 422, "entries"),
         ({"inputs": [tensor(shape=[0, *[2**31 - 1] * 3], data=[])]}, b"", 422, "multiply"),
         ({"inputs": [tensor(), tensor()]}, b"", 422, "came before"),
         ({"inputs": [tensor()] * 999}, b"", 422, "at most"),

@@ -145,7 +145,9 @@ class _Inference:
         _check_encoding(headers)
         body = await read_body(headers, receive, service.limits["max_binary_body_bytes"])
         begun = time.perf_counter()
-        inference = await service.codec(len(body) <= INLINE_BYTES, self._decoded, body, headers)
+        # A small compressed body may hold a large one.
+        small = len(body) <= INLINE_BYTES and b"content-encoding" not in headers
+        inference = await service.codec(small, self._decoded, body, headers)
         fields = fields_of(service.spec, service.tensors, inference, service.limits["max_replicas"])
         call, plan = service.planned(fields)
         check_outputs(service.spec, plan, inference)

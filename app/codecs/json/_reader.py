@@ -56,6 +56,8 @@ def _decode(
         payload = reader.read(value, pointer)
         if isinstance(value, simdjson.Array):
             rows.add(pointer, value, payload.shape, reader.walk)
+        elif isinstance(data := value.get("data"), simdjson.Array):
+            rows.add(f"{pointer}/data", data, (len(data),), reader.walk)
         return payload
 
     fields: dict[str, object] = {}

@@ -73,12 +73,12 @@ class TensorReader:
     def flat(self, shape: Shape, data: Any, name: str) -> TensorPayload:
         """The numbers of an array, in row-major order of the shape."""
         numbers = self._numbers(data, (len(data),), name)
-        if numbers.size != math.prod(shape):
+        if not numbers.size == len(data) == math.prod(shape):
             raise InvalidRequest.at(
                 name,
                 "shape-mismatch",
-                f"{name}: the shape {list(shape)} needs {math.prod(shape)} numbers; "
-                f"got {numbers.size}",
+                f"{name}: the shape {list(shape)} needs {math.prod(shape)} numbers in one list; "
+                f"got {len(data)} entries",
             )
         return self._rounded(numbers, shape, name)
 
