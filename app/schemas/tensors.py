@@ -119,7 +119,7 @@ class _Decoded:
             return value
         raise PydanticCustomError(
             "tensor-type",
-            "expected a tensor, as nested arrays of numbers or an object with shape and data{word}; "
+            "expected a tensor, as nested numbers or an object with shape and data{word}; "
             "got {kind}",
             {"word": f', or "{self.word}"' if self.word else "", "kind": json_kind(value)},
         )
