@@ -32,7 +32,7 @@ def decode(
     """
     header, data = _split(body)
     fields = _request(header.pop("__metadata__", {}), max_rank)
-    payloads = _payloads(header, data, max_rank, len(tensors) + max_list)
+    payloads = _payloads(header, data, max_rank, len(tensors) + 2 * max_list)
     add_tensors(fields, payloads, tensors, max_list)
     return fields
 
