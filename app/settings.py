@@ -2,9 +2,10 @@
 
 import difflib
 import os
+from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "LAMINA_"
@@ -32,6 +33,14 @@ class Settings(BaseSettings):
     """`auto` (CUDA when one is present, else the CPU), `cpu`, `cuda` or `cuda:1`."""
     threads: int | None = Field(None, ge=1, le=1024)
     """Torch's threads in a process; left out: the cgroup's CPU quota divided among the workers."""
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Comma-separated keys, one of which `Authorization: Bearer KEY` must carry."""
+    api_keys_file: Path | None = None
+    """A file of keys, one a line."""
+    max_requests_per_minute: int | None = Field(None, ge=1)
+    """Most requests of one key, or of one address where there are no keys; left out: no bound."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated addresses and networks whose forwarded headers are believed."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated origins that browsers may call from, or `*`."""
     cors_credentials: bool = False
@@ -52,10 +61,34 @@ class Settings(BaseSettings):
     """Largest kernel, stride, dilation and padding along one axis, elements."""
     max_replicas: int = Field(64, ge=1, le=4096)
     """Most tensors in a list of inputs."""
+    request_timeout_ms: int = Field(30_000, ge=1)
+    """Longest time from a request's arrival to its answer, ms."""
+    queue_timeout_ms: int = Field(2_000, ge=1)
+    """Longest time that a request waits for its turn, ms."""
+    max_queued_requests: int = Field(32, ge=0)
+    """Most requests that wait for their turn in one process."""
+    memory_budget_bytes: int | None = Field(None, ge=16 * MIB)
+    """Memory for requests in one process; left out: its share of 70 % of the container's."""
+    header_timeout_ms: int = Field(10_000, ge=1)
+    """Longest time that a request's headers take to come, ms."""
+    body_idle_timeout_ms: int = Field(10_000, ge=1)
+    """Longest pause within a body that is coming in, ms."""
+    write_timeout_ms: int = Field(30_000, ge=1)
+    """Longest time that a client takes to read the next piece of an answer, ms."""
+    keep_alive_timeout_ms: int = Field(75_000, ge=1000)
+    """How long an idle connection stays open, ms; longer than a proxy in front keeps its own."""
+    max_header_bytes: int = Field(32 * 1024, ge=1024)
+    """Most bytes of a request's line and headers."""
+    max_header_fields: int = Field(100, ge=8)
+    """Most headers of a request."""
+    max_connections: int = Field(4096, ge=1)
+    """Most open connections of one process."""
+    drain_delay_ms: int = Field(5_000, ge=0)
+    """How long after SIGTERM requests are still taken, ms."""
     drain_grace_ms: int = Field(40_000, ge=0)
     """Longest time from SIGTERM to the exit, ms."""
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("api_keys", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
@@ -70,9 +103,10 @@ class Settings(BaseSettings):
     def limits(self) -> dict[str, int]:
         """The limits in force, under the names that `/v1/info` shows."""
         return {
-            name: getattr(self, name)
-            for name in type(self).model_fields
-            if name.startswith(("max_", "drain_"))
+            name: value
+            for name, value in dict(self).items()
+            if name.startswith("max_") or name.endswith(("_ms", "_bytes"))
+            if value is not None
         }
 
 
