@@ -3,6 +3,10 @@
 LaminaError
 ├── RequestError                the caller can mend it
 │   ├── MalformedBody           not JSON, not UTF-8
+│   ├── MalformedHttp           not HTTP/1.1, or HTTP that proxies read in two ways
+│   ├── HeadersTooLarge         more headers, or longer ones, than the limit
+│   ├── LengthRequired          a body of unknown length where one is needed
+│   ├── BodyTimeout             a body that does not come
 │   ├── BodyTooLarge            more bytes than the limit
 │   ├── UnsupportedMedia        a content type or encoding that is not read here
 │   ├── NotAcceptable           an answer format that is not written here
@@ -13,6 +17,10 @@ LaminaError
 │       ├── EmptyWindow         a pooling window that holds no element
 │       ├── OutputTooLarge      the result would not fit the limit
 │       └── CostLimit           the result would take too long
+├── Overloaded                  too much to do at the moment
+│   └── TooManyConnections      no room for another connection
+├── Draining                    the process is about to end
+├── DeadlineExceeded            the request's time is over
 ├── OutOfMemory                 the device has no room at the moment
 └── DeviceLost                  the accelerator failed; the service must be restarted
 """
@@ -60,6 +68,40 @@ class MalformedBody(RequestError):
         "The body must be one JSON object in UTF-8. JSON has no bare `NaN`, `Infinity` or "
         'trailing comma: write non-finite numbers as the strings `"NaN"`, `"Infinity"` and '
         '`"-Infinity"`.'
+    )
+
+
+class MalformedHttp(RequestError):
+    code = "malformed-http"
+    title = "The request is not HTTP/1.1"
+    help = (
+        "The request line, the headers or the chunks break HTTP/1.1, or could be read in two ways: "
+        "header names with `_`, two lengths, a length beside `Transfer-Encoding`. Any HTTP client "
+        "sends it rightly."
+    )
+
+
+class HeadersTooLarge(RequestError):
+    code = "headers-too-large"
+    title = "The headers are over the limit"
+    help = (
+        "`GET /v1/info` names the limits as `max_header_bytes` and `max_header_fields`. Cookies "
+        "and tokens of other services are the usual cause: do not send them here."
+    )
+
+
+class LengthRequired(RequestError):
+    code = "length-required"
+    title = "The request has no body"
+    help = "Send a body, with its `Content-Length` or `Transfer-Encoding: chunked`."
+
+
+class BodyTimeout(RequestError):
+    code = "body-timeout"
+    title = "The body did not come"
+    help = (
+        "The body paused for longer than `body_idle_timeout_ms`, or was shorter than its "
+        "`Content-Length`. Send it at once, and its true length."
     )
 
 
@@ -145,6 +187,48 @@ class CostLimit(InvalidRequest):
     help = (
         "The cost is estimated from the shapes; `GET /v1/info` names the limit as `max_cost_ms`. "
         "Use a smaller kernel, a larger stride, or fewer samples a request."
+    )
+
+
+class Overloaded(LaminaError):
+    """`wait_s` is about how long the queue is, where that is known."""
+
+    code = "overloaded"
+    title = "Too much to do at the moment"
+    help = (
+        "The service takes no more than it can answer in time. Nothing was computed; send the "
+        "request again after `Retry-After`, with longer pauses when it happens again."
+    )
+
+    def __init__(self, detail: str, wait_s: float = 0.0) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
+
+
+class TooManyConnections(Overloaded):
+    code = "too-many-connections"
+    title = "Too many open connections"
+    help = (
+        "`GET /v1/info` names the limit as `max_connections`. Use one connection for many "
+        "requests, and close those that are idle."
+    )
+
+
+class Draining(LaminaError):
+    code = "draining"
+    title = "The service is about to end"
+    help = (
+        "This process ends, for a new version or a move. Send the request again: another takes "
+        "over. Computing a layer has no side effects."
+    )
+
+
+class DeadlineExceeded(LaminaError):
+    code = "deadline-exceeded"
+    title = "The time for the answer is over"
+    help = (
+        "The answer was not ready within `X-Request-Timeout-Ms`, or `request_timeout_ms` of "
+        "`GET /v1/info`, from the request's arrival. Allow more time, or send fewer samples."
     )
 
 

@@ -28,18 +28,26 @@ RETRY_AFTER_S = 1
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
     errors.MalformedBody: 400,
+    errors.MalformedHttp: 400,
     errors.UnknownLayer: 404,
     errors.UnknownPath: 404,
     errors.MethodNotAllowed: 405,
     errors.NotAcceptable: 406,
+    errors.BodyTimeout: 408,
+    errors.LengthRequired: 411,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.InvalidRequest: 422,
     errors.EmptyWindow: 422,
     errors.OutputTooLarge: 422,
     errors.CostLimit: 422,
+    errors.HeadersTooLarge: 431,
+    errors.Overloaded: 503,
+    errors.TooManyConnections: 503,
+    errors.Draining: 503,
     errors.OutOfMemory: 503,
     errors.DeviceLost: 503,
+    errors.DeadlineExceeded: 504,
 }
 KINDS = {kind.code: kind for kind in STATUS}
 ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
