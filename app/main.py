@@ -1,6 +1,5 @@
 """The one place where the parts are joined."""
 
-import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ from app.api.metrics import Metrics
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
-from app.scheduling import INLINE_MS, Threads
+from app.scheduling import INLINE_MS, Admission, Threads, memory_budget
 from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
@@ -42,20 +41,28 @@ def create_app(
     settings: Settings | None = None, layers: Mapping[str, LayerSpec] = LAYERS
 ) -> ASGIApp:
     """The service as an ASGI app; settings come from the environment unless they are given."""
-    settings = settings or load_settings()
+    settings = _with_budget(settings or load_settings())
     engine = Engine(settings.device, settings.limits)
     count = thread_count(settings.threads, settings.workers)
     set_threads(1)  # the event loop's: it computes only what is too small to share
-    inline_ms = INLINE_MS if engine.device.type == "cpu" else 0
-    threads = Threads(partial(set_threads, count), inline_ms)
-    services = {name: LayerService(spec, engine, threads) for name, spec in layers.items()}
+    gpu = engine.device.type != "cpu"
+    threads = Threads(set_threads, count, gpu=gpu)
+    admission = Admission(
+        threads,
+        budget_bytes=settings.limits["memory_budget_bytes"],
+        max_queued=settings.max_queued_requests,
+        timeout_s=settings.queue_timeout_ms / 1e3,
+        inline_ms=0 if gpu else INLINE_MS,
+    )
+    services = {name: LayerService(spec, engine, admission) for name, spec in layers.items()}
     metrics = Metrics()
     computes = {name: Compute(service, metrics) for name, service in services.items()}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.warm_up()
-        await threads.compute(math.inf, engine.warm_up)
+        for executor in (threads.large, threads.small):
+            executor.submit(engine.warm_up).result()
         yield
         threads.close()
 
@@ -70,6 +77,14 @@ def create_app(
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
     front = Front(app, computes, v2.build_app(services, metrics))
     return _wrapped(problems.CatchAll(front), settings)
+
+
+def _with_budget(settings: Settings) -> Settings:
+    """Settings with a memory budget: where none is given, from the container's memory."""
+    if settings.memory_budget_bytes is not None:
+        return settings
+    budget = memory_budget(settings.workers, settings.max_json_body_bytes)
+    return settings.model_copy(update={"memory_budget_bytes": budget})
 
 
 def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -1,12 +1,20 @@
 """What comes in and goes out: media types, the body and its limit."""
 
+import asyncio
 from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from app.codecs import CODECS, JSON, SAFETENSORS
-from app.errors import BodyTooLarge, NotAcceptable, UnsupportedMedia
+from app.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    InvalidRequest,
+    LengthRequired,
+    NotAcceptable,
+    UnsupportedMedia,
+)
 
 LIMITS = {JSON: "max_json_body_bytes", SAFETENSORS: "max_binary_body_bytes"}
 """Which limit holds for a body of each media type."""
@@ -64,32 +72,75 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | bytearray:
-    """The request's body.
+def body_length(headers: Headers, limit: int) -> int | None:
+    """How long the body is, bytes; None where it comes in chunks.
 
     Raises:
-        BodyTooLarge: over `limit` bytes, by its length or as it comes.
+        LengthRequired: there is neither a length nor chunks.
+        BodyTooLarge: over the limit.
+
+    """
+    text = headers.get(b"content-length", b"")
+    if not text.isdigit():
+        if b"transfer-encoding" in headers:
+            return None
+        raise LengthRequired("expected a body and its Content-Length; there is none")
+    if len(text) > 18 or int(text) > limit:
+        raise BodyTooLarge(f"expected at most {limit} bytes; the body has {text[:18].decode()}")
+    return int(text)
+
+
+async def read_body(
+    receive: Receive, length: int | None, limit: int, idle_timeout_ms: int
+) -> bytes | bytearray:
+    """The request's body, in one buffer of its `length` where that is known.
+
+    Raises:
+        BodyTooLarge: over the limit.
+        BodyTimeout: a pause of more than `idle_timeout_ms`.
         ClientDisconnect: the client left.
 
     """
-    length = headers.get(b"content-length", b"0")
-    if len(length) > 18 or int(length) > limit:
-        raise BodyTooLarge(
-            f"expected at most {limit} bytes; the body has {length[:18].decode('l1')}"
-        )
-    body = bytearray()
+    body, end = bytearray(), 0
     while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+        message = await _next(receive, idle_timeout_ms)
         chunk: bytes = message.get("body", b"")
-        if len(body) + len(chunk) > limit:
+        if end + len(chunk) > limit:
             raise BodyTooLarge(f"expected at most {limit} bytes; the body has more")
-        if not message.get("more_body") and not body:
+        if not message.get("more_body") and not end:
             return chunk
-        body += chunk
+        body = body or bytearray(length or 0)
+        body[end : end + len(chunk)] = chunk
+        end += len(chunk)
         if not message.get("more_body"):
+            del body[end:]
             return body
+
+
+async def _next(receive: Receive, idle_timeout_ms: int) -> Message:
+    try:
+        async with asyncio.timeout(idle_timeout_ms / 1e3):
+            message = await receive()
+    except TimeoutError:
+        raise BodyTimeout(f"no byte of the body came for {idle_timeout_ms} ms") from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message
+
+
+def deadline_s(headers: Headers, arrived_s: float, most_ms: int) -> float:
+    """When the answer must be ready, on the clock of `arrived_s`.
+
+    Raises:
+        InvalidRequest: `X-Request-Timeout-Ms` is no number.
+
+    """
+    text = headers.get(b"x-request-timeout-ms")
+    if text is None:
+        return arrived_s + most_ms / 1e3
+    if not text.isdigit() or len(text) > 18:
+        raise InvalidRequest("X-Request-Timeout-Ms: expected a whole number of milliseconds")
+    return arrived_s + min(int(text), most_ms) / 1e3
 
 
 def headers_of(scope: Scope) -> Headers:

@@ -3,6 +3,8 @@
 import difflib
 import html
 import logging
+import math
+import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import orjson
@@ -16,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
 from app.errors import FieldError, InvalidRequest, LaminaError
+from app.scheduling import Abandoned
 
 logger = logging.getLogger("lamina")
 
@@ -23,7 +26,8 @@ MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
-RETRY_AFTER_S = 1
+MAX_RETRY_AFTER_S = 5
+MAX_RETRY_JITTER_S = 3
 
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
@@ -49,6 +53,8 @@ STATUS: dict[type[LaminaError], int] = {
     errors.DeviceLost: 503,
     errors.DeadlineExceeded: 504,
 }
+LEFT = (ClientDisconnect, Abandoned)
+"""What is raised where the client has gone: nobody is there to answer."""
 KINDS = {kind.code: kind for kind in STATUS}
 ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
 
@@ -76,8 +82,14 @@ def problem(error: LaminaError) -> Response:
         body["errors"] = fields
     while len(text := orjson.dumps(body)) > MAX_BYTES:
         fields.pop()
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    headers = {"Retry-After": str(_retry_after_s(error))} if status == 503 else None
     return Response(text, status, headers, MEDIA_TYPE)
+
+
+def _retry_after_s(error: LaminaError) -> int:
+    """When to try again: after about the queue's length, spread so that not all come at once."""
+    wait_s = math.ceil(getattr(error, "wait_s", 0.0))
+    return min(wait_s, MAX_RETRY_AFTER_S) + random.randint(1, MAX_RETRY_JITTER_S)  # noqa: S311
 
 
 def short(text: str) -> str:
@@ -153,7 +165,7 @@ class CatchAll:
 
         try:
             await self.app(scope, receive, watch)
-        except ClientDisconnect:
+        except LEFT:
             return
         except LaminaError as error:
             await self.render(error)(scope, receive, send)
