@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
 from app.api.bodies import LIMITS, Headers, accepted, headers_of, media_type, read_body
+from app.api.headers import NO_STORE
 from app.api.metrics import Metrics, Spent
 from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Engine
@@ -173,7 +174,8 @@ def build_router(
         body = await read_body(headers, request.receive, limits[LIMITS[JSON]])
         fields = CODECS[JSON].decode(body, {}, max_rank=limits["max_rank"], max_list=0)
         call: Any = validated(shape_model(spec), fields)
-        return Response(json.dumps(engine.shape(spec, call)), media_type=JSON)
+        text = json.dumps(engine.shape(spec, call))
+        return Response(text, headers=NO_STORE, media_type=JSON)
 
     router.add_route("/v1/layers/{layer}", compute, methods=["POST"])
     router.add_route("/v1/layers/{layer}/shape", shape, methods=["POST"])

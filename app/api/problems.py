@@ -3,7 +3,10 @@
 import difflib
 import html
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from traceback import walk_tb
 
 import orjson
 from asgi_correlation_id import correlation_id
@@ -15,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
+from app.api.headers import NO_STORE, page_headers
 from app.errors import FieldError, InvalidRequest, LaminaError
 
 logger = logging.getLogger("lamina")
@@ -24,11 +28,13 @@ MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
 RETRY_AFTER_S = 1
+MAX_FRAMES = 12
 
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
     errors.MalformedBody: 400,
     errors.MalformedHttp: 400,
+    errors.Unauthorized: 401,
     errors.UnknownLayer: 404,
     errors.UnknownPath: 404,
     errors.MethodNotAllowed: 405,
@@ -41,6 +47,7 @@ STATUS: dict[type[LaminaError], int] = {
     errors.EmptyWindow: 422,
     errors.OutputTooLarge: 422,
     errors.CostLimit: 422,
+    errors.RateLimited: 429,
     errors.HeadersTooLarge: 431,
     errors.Overloaded: 503,
     errors.TooManyConnections: 503,
@@ -50,6 +57,7 @@ STATUS: dict[type[LaminaError], int] = {
     errors.DeadlineExceeded: 504,
 }
 KINDS = {kind.code: kind for kind in STATUS}
+ERROR_PAGE = page_headers("default-src 'none'")
 ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
 
 
@@ -76,8 +84,18 @@ def problem(error: LaminaError) -> Response:
         body["errors"] = fields
     while len(text := orjson.dumps(body)) > MAX_BYTES:
         fields.pop()
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-    return Response(text, status, headers, MEDIA_TYPE)
+    return Response(text, status, headers_of_error(error), MEDIA_TYPE)
+
+
+def headers_of_error(error: LaminaError) -> dict[str, str]:
+    """What the answer to an error carries beside its body, in any protocol."""
+    status, headers = STATUS[type(error)], dict(NO_STORE)
+    if status in (429, 503):
+        wait_s = max(RETRY_AFTER_S, math.ceil(getattr(error, "wait_s", 0)))
+        headers["Retry-After"] = str(wait_s)
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 def short(text: str) -> str:
@@ -155,14 +173,27 @@ class CatchAll:
             await self.app(scope, receive, watch)
         except ClientDisconnect:
             return
-        except LaminaError as error:
-            await self.render(error)(scope, receive, send)
         except Exception as error:
-            if scope["type"] != "http" or started:
+            if scope["type"] != "http":
                 raise
-            logger.error("request failed: %s", type(error).__name__, exc_info=error)
+            known = error if isinstance(error, LaminaError) else None
+            if known is None or started:
+                logger.error("request failed: %s", where(error))
+            if started:
+                return  # the server sees an answer without its end, and closes the connection
             fault = LaminaError("an unexpected fault; the request may be sent again")
-            await self.render(fault)(scope, receive, send)
+            await self.render(known or fault)(scope, receive, send)
+
+
+def where(error: BaseException) -> str:
+    """The error's class and the way to it, in one line; its message may hold a request's values."""
+    frames = [
+        f"{Path(frame.f_code.co_filename).stem}:{line} {frame.f_code.co_name}"
+        for frame, line in walk_tb(error.__traceback__)
+    ]
+    text = f"{type(error).__name__} at {' < '.join(reversed(frames[-MAX_FRAMES:]))}"
+    cause = error.__cause__ or error.__context__
+    return text if cause is None else f"{text}; after {type(cause).__name__}"
 
 
 def install(app: FastAPI) -> None:
@@ -179,7 +210,8 @@ def install(app: FastAPI) -> None:
     async def error_page(code: str) -> Response:
         if code not in KINDS:
             raise HTTPException(404)
-        return Response("".join(_page(KINDS[code])), media_type="text/html; charset=utf-8")
+        page = "".join(_page(KINDS[code]))
+        return Response(page, headers=ERROR_PAGE, media_type="text/html; charset=utf-8")
 
 
 def _page(kind: type[LaminaError]) -> Iterator[str]:
