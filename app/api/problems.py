@@ -3,7 +3,6 @@
 import difflib
 import html
 import logging
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from traceback import walk_tb
@@ -27,7 +26,6 @@ MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
-RETRY_AFTER_S = 1
 MAX_FRAMES = 12
 
 STATUS: dict[type[LaminaError], int] = {
@@ -91,8 +89,8 @@ def headers_of_error(error: LaminaError) -> dict[str, str]:
     """What the answer to an error carries beside its body, in any protocol."""
     status, headers = STATUS[type(error)], dict(NO_STORE)
     if status in (429, 503):
-        wait_s = max(RETRY_AFTER_S, math.ceil(getattr(error, "wait_s", 0)))
-        headers["Retry-After"] = str(wait_s)
+        # Whole seconds, and a little more than the wait.
+        headers["Retry-After"] = str(int(getattr(error, "wait_s", 0.0)) + 1)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return headers
