@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api.bodies import Headers, headers_of, read_body
-from app.api.headers import NOSNIFF
+from app.api.headers import NO_STORE, NOSNIFF
 from app.api.layers import LayerService, answer
 from app.api.metrics import Metrics, Spent
 from app.api.problems import (
@@ -221,5 +221,5 @@ class _WithDomainErrors:
             await self._app({**scope, "app": self}, receive, send)
         except HTTPException as error:
             response = _json({"error": "GET /v2 names what is served"}, error.status_code)
-            response.headers.update(error.headers or {})
+            response.headers.update({**NO_STORE, **(error.headers or {})})
             await response(scope, receive, send)
