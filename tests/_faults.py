@@ -14,6 +14,11 @@ from app.settings import Settings
 CANARY = "canary7f3a91"
 NUMBER = 1234567.0625
 ORIGIN = "https://a.example"
+LIMITS: dict[str, Any] = {
+    "max_json_body_bytes": 4096,
+    "max_output_bytes": 1 << 20,
+    "max_cost_ms": 1,
+}
 BODY = {"input": [NUMBER]}
 
 
@@ -39,6 +44,8 @@ FAULTS: Mapping[str, Callable[..., Any]] = {
     "device_lost": raising(torch.AcceleratorError(CANARY)),
     "overloaded": raising(errors.Overloaded("the queue is full", 2.5)),
     "draining": raising(errors.Draining("the service is about to end")),
+    "body_timeout": raising(errors.BodyTimeout("the body paused for too long")),
+    "length_required": raising(errors.LengthRequired("expected a Content-Length")),
     "deadline": raising(errors.DeadlineExceeded("the request's time is over")),
 }
 
@@ -54,6 +61,5 @@ def layers() -> dict[str, LayerSpec]:
 
 def app(**settings: Any) -> Any:
     """A service with low limits."""
-    given = {"cors_origins": ORIGIN, "max_json_body_bytes": 4096, "max_output_bytes": 1 << 20,
-             "max_cost_ms": 5}  # fmt: skip
-    return create_app(Settings(**given | settings), layers())
+    given = LIMITS | {"cors_origins": ORIGIN} | settings
+    return create_app(Settings(**given), layers())
