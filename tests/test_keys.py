@@ -1,5 +1,6 @@
 """Keys: only health answers without one; files and variables of keys; no message holds a key."""
 
+import hmac
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
+from app.api.keys import Keys
 from app.layers import LAYERS
 from app.main import create_app
 from app.settings import Settings, SettingsError, load_settings
@@ -141,6 +143,23 @@ async def test_preflights_need_no_key() -> None:
             assert (await http.options(path, headers=asking)).status_code == 200
             # Without what makes it a preflight it is a request like any other.
             assert (await http.options(path)).status_code == 401
+
+
+def test_every_key_is_compared_whichever_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def counting(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return hmac.compare_digest(one, other)
+
+    monkeypatch.setattr("app.api.keys.compare_digest", counting)
+    keys = Keys([KEY, OTHER, "third-key-0123456789"])
+    for came, known in ((KEY, True), (OTHER, True), ("x", False), ("", False)):
+        compared.clear()
+        header = (b"authorization", b"Bearer " + came.encode())
+        assert (keys.client_of([header]) is not None) == known
+        assert len(compared) == 3
+        assert all(len(digest) == 32 for digest in compared)
 
 
 @pytest.mark.anyio
