@@ -175,7 +175,12 @@ async def test_which_key_came_is_told_by_a_short_id() -> None:
         for key in (KEY, OTHER, KEY, "x" * 20):
             await http.get("/v1/info", headers={"Authorization": f"Bearer {key}"})
     # `printf %s first-key-0123456789 | sha256sum`, and so on.
-    assert [scope["client_id"] for scope in scopes] == ["ed60d752", "6a202383", "ed60d752", None]
+    assert [scope["state"]["client_id"] for scope in scopes] == [
+        "ed60d752",
+        "6a202383",
+        "ed60d752",
+        None,
+    ]
 
 
 def test_keys_of_a_file(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from app.api.guard import Guard
+from app.api.layers import Front
 from app.api.problems import headers_of_error
 from app.api.rates import Rates, address_of
 from app.errors import RateLimited
 from app.main import create_app
 from app.settings import Settings, SettingsError, load_settings
 from tests._server import serving
-from tests.test_keys import HEADERS, KEY, OTHER, calling
+from tests.test_keys import HEADERS, KEY, OTHER, calling, parts_of
 
 
 class Clock:
@@ -175,12 +177,11 @@ async def test_guesses_count_by_address_and_hold_up_no_key(clock: Clock) -> None
 
 
 def test_without_keys_and_rates_nothing_stands_in_the_way() -> None:
-    names = []
-    part = create_app(Settings())
-    while part := getattr(part, "app", None):  # type: ignore[assignment]
-        names.append(type(part).__name__)
-    assert "Guard" not in names
-    assert names
+    def kinds(app: Any) -> set[type]:
+        return {type(part) for part in parts_of(app)}
+
+    assert {Guard, Front} <= kinds(limited(1))
+    assert {Guard, Front} & kinds(create_app(Settings())) == {Front}
 
 
 FORWARDED = ("198.51.100.1", "198.51.100.2", "198.51.100.3")

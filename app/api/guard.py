@@ -42,7 +42,8 @@ class Guard:
         """Raise Unauthorized or RateLimited; requests without a key count by address."""
         path, client = scope["path"], None
         if self._keys is not None:
-            client = scope[CLIENT_ID] = self._keys.client_of(scope["headers"])
+            client = self._keys.client_of(scope["headers"])
+            scope.setdefault("state", {})[CLIENT_ID] = client
         denied = self._keys is not None and client is None and path not in OPEN
         if self._rates is not None and (denied or path not in UNLIMITED):
             self._rates.take(client or address_of(scope))

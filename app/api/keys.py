@@ -5,7 +5,7 @@ from hashlib import sha256
 from hmac import compare_digest
 
 CLIENT_ID = "client_id"
-"""Where the guard puts the id of the key in a request's scope, for logs and limits."""
+"""Where the guard puts the id of the key that came in `scope["state"]`, for the log."""
 SCHEME = b"bearer"
 
 

@@ -4,8 +4,6 @@ import difflib
 import html
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
-from traceback import walk_tb
 
 import orjson
 from asgi_correlation_id import correlation_id
@@ -26,7 +24,6 @@ MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
-MAX_FRAMES = 12
 
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
@@ -171,27 +168,16 @@ class CatchAll:
             await self.app(scope, receive, watch)
         except ClientDisconnect:
             return
-        except Exception as error:
-            if scope["type"] != "http":
-                raise
-            known = error if isinstance(error, LaminaError) else None
-            if known is None or started:
-                logger.error("request failed: %s", where(error))
+        except LaminaError as error:
             if started:
-                return  # the server sees an answer without its end, and closes the connection
+                raise
+            await self.render(error)(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http" or started:
+                raise
+            logger.error("request failed: %s", type(error).__name__, exc_info=error)
             fault = LaminaError("an unexpected fault; the request may be sent again")
-            await self.render(known or fault)(scope, receive, send)
-
-
-def where(error: BaseException) -> str:
-    """The error's class and the way to it, in one line; its message may hold a request's values."""
-    frames = [
-        f"{Path(frame.f_code.co_filename).stem}:{line} {frame.f_code.co_name}"
-        for frame, line in walk_tb(error.__traceback__)
-    ]
-    text = f"{type(error).__name__} at {' < '.join(reversed(frames[-MAX_FRAMES:]))}"
-    cause = error.__cause__ or error.__context__
-    return text if cause is None else f"{text}; after {type(cause).__name__}"
+            await self.render(fault)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
