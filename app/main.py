@@ -9,16 +9,21 @@ from secrets import token_hex
 from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
+from app.api.guard import Guard
+from app.api.headers import NOSNIFF, WithHeaders
+from app.api.keys import Keys
 from app.api.layers import Compute, Front, LayerService, build_router
 from app.api.metrics import Metrics
+from app.api.rates import Rates
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
+from app.errors import LaminaError
 from app.layers import LAYERS, LayerSpec
 from app.scheduling import INLINE_MS, Admission, Threads, memory_budget
 from app.schemas.options import CONVENTIONS
@@ -34,6 +39,7 @@ REQUEST_HEADERS = (
     BINARY_HEADER,
 )
 RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing", BINARY_HEADER)
+PREFLIGHT_AGE_S = 600
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -66,17 +72,37 @@ def create_app(
         yield
         threads.close()
 
+    # A redirect would name the host that the request names.
     app = FastAPI(
-        title="Lamina", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
+        title="Lamina",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
     )
     problems.install(app)
     app.add_middleware(problems.CatchAll)
+    app.add_middleware(WithHeaders)
     app.include_router(build_router(layers, engine, computes))
     app.include_router(service.build_router(_info(settings, engine, count), metrics))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
     front = Front(app, computes, v2.build_app(services, metrics))
-    return _wrapped(problems.CatchAll(front), settings)
+    return _wrapped(problems.CatchAll(_guarded(front, settings)), settings)
+
+
+def _guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Behind keys and rates, where the settings ask for them."""
+    keys = settings.read_keys()
+    rate = settings.max_requests_per_minute
+    if not keys and rate is None:
+        return app
+    return Guard(app, Keys(keys) if keys else None, Rates(rate) if rate else None, _refusal)
+
+
+def _refusal(path: str, error: LaminaError) -> Response:
+    return v2.problem(error) if v2.owns(path) else problems.problem(error)
 
 
 def _with_budget(settings: Settings) -> Settings:
@@ -98,14 +124,17 @@ def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
         validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
     )
     if settings.cors_origins:
-        wrapped = CORSMiddleware(
+        cors = CORSMiddleware(
             wrapped,
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_credentials,
             allow_methods=["GET", "POST"],
             allow_headers=REQUEST_HEADERS,
             expose_headers=RESPONSE_HEADERS,
+            max_age=PREFLIGHT_AGE_S,
         )
+        cors.preflight_headers.update(NOSNIFF)
+        wrapped = cors
     return wrapped
 
 

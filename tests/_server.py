@@ -1,21 +1,25 @@
 """A real server in a child process, on a free port."""
 
+import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
-def serving(*flags: str) -> Iterator[int]:
-    """Runs `lamina serve` with these flags; gives its port."""
+def serving(*flags: str, log: Path | None = None, **settings: str) -> Iterator[int]:
+    """Runs `lamina serve` with these flags and LAMINA_* settings; gives its port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     command = [sys.executable, "-m", "app.server.cli", "serve", "--port", str(port), *flags]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    environment = os.environ | {f"LAMINA_{name}": value for name, value in settings.items()}
+    with open(log or os.devnull, "wb") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
         for _ in range(600):
             try:

@@ -1,7 +1,7 @@
 """What comes in and goes out: media types, the body and its limit."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
@@ -18,6 +18,8 @@ from app.errors import (
 
 LIMITS = {JSON: "max_json_body_bytes", SAFETENSORS: "max_binary_body_bytes"}
 """Which limit holds for a body of each media type."""
+FOREIGN = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+"""What clients send by mistake, and may be told so; other values are not repeated to them."""
 Headers = Mapping[bytes, bytes]
 
 
@@ -28,11 +30,12 @@ def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
         UnsupportedMedia: none of those `taken`, or a content encoding.
 
     """
-    sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("l1")
-    if sent not in taken:
-        raise UnsupportedMedia(
-            f"expected Content-Type: {' or '.join(taken)}; got {sent[:64] or 'none'}"
-        )
+    lines = headers.get(b"content-type", b"").split(b",")
+    sent = lines[0].partition(b";")[0].strip().lower().decode("l1")
+    same = all(line.partition(b";")[0].strip().lower().decode("l1") == sent for line in lines[1:])
+    if sent not in taken or not same:
+        got = (sent if sent in FOREIGN else "another" if sent else "none") if same else "several"
+        raise UnsupportedMedia(f"expected Content-Type: {' or '.join(taken)}; got {got}")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMedia("expected no Content-Encoding; send the body as it is")
     return sent
@@ -144,5 +147,12 @@ def deadline_s(headers: Headers, arrived_s: float, most_ms: int) -> float:
 
 
 def headers_of(scope: Scope) -> Headers:
-    """The request's headers; of repeated ones the last."""
-    return dict(scope["headers"])
+    """The request's headers; repeated ones as one list, which RFC 9110 says they are."""
+    lines: Sequence[tuple[bytes, bytes]] = scope["headers"]
+    headers = dict(lines)
+    if len(headers) < len(lines):
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in lines:
+            found.setdefault(name, []).append(value)
+        headers = {name: b", ".join(values) for name, values in found.items()}
+    return headers

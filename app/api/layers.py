@@ -20,6 +20,7 @@ from app.api.bodies import (
     media_type,
     read_body,
 )
+from app.api.headers import NO_STORE
 from app.api.metrics import Metrics, Spent
 from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Engine
@@ -229,7 +230,8 @@ def build_router(
         body = await read_body(request.receive, length, most_bytes, idle_ms)
         fields = CODECS[JSON].decode(body, {}, max_rank=limits["max_rank"], max_list=0)
         call: Any = validated(shape_model(spec), fields)
-        return Response(json.dumps(engine.shape(spec, call)), media_type=JSON)
+        text = json.dumps(engine.shape(spec, call))
+        return Response(text, headers=NO_STORE, media_type=JSON)
 
     router.add_route("/v1/layers/{layer}", compute, methods=["POST"])
     router.add_route("/v1/layers/{layer}/shape", shape, methods=["POST"])

@@ -3,7 +3,6 @@
 import difflib
 import html
 import logging
-import math
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -17,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
+from app.api.headers import NO_STORE, page_headers
 from app.errors import FieldError, InvalidRequest, LaminaError
 from app.scheduling import Abandoned
 
@@ -26,13 +26,13 @@ MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
-MAX_RETRY_AFTER_S = 5
-MAX_RETRY_JITTER_S = 3
+MAX_WAIT_S, MAX_SPREAD_S = 5, 3
 
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
     errors.MalformedBody: 400,
     errors.MalformedHttp: 400,
+    errors.Unauthorized: 401,
     errors.UnknownLayer: 404,
     errors.UnknownPath: 404,
     errors.MethodNotAllowed: 405,
@@ -45,6 +45,7 @@ STATUS: dict[type[LaminaError], int] = {
     errors.EmptyWindow: 422,
     errors.OutputTooLarge: 422,
     errors.CostLimit: 422,
+    errors.RateLimited: 429,
     errors.HeadersTooLarge: 431,
     errors.Overloaded: 503,
     errors.TooManyConnections: 503,
@@ -56,6 +57,7 @@ STATUS: dict[type[LaminaError], int] = {
 LEFT = (ClientDisconnect, Abandoned)
 """What is raised where the client has gone: nobody is there to answer."""
 KINDS = {kind.code: kind for kind in STATUS}
+ERROR_PAGE = page_headers("default-src 'none'")
 ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
 
 
@@ -82,14 +84,22 @@ def problem(error: LaminaError) -> Response:
         body["errors"] = fields
     while len(text := orjson.dumps(body)) > MAX_BYTES:
         fields.pop()
-    headers = {"Retry-After": str(_retry_after_s(error))} if status == 503 else None
-    return Response(text, status, headers, MEDIA_TYPE)
+    return Response(text, status, headers_of_error(error), MEDIA_TYPE)
 
 
-def _retry_after_s(error: LaminaError) -> int:
-    """When to try again: after about the queue's length, spread so that not all come at once."""
-    wait_s = math.ceil(getattr(error, "wait_s", 0.0))
-    return min(wait_s, MAX_RETRY_AFTER_S) + random.randint(1, MAX_RETRY_JITTER_S)  # noqa: S311
+def headers_of_error(error: LaminaError) -> dict[str, str]:
+    """What the answer to an error carries beside its body, in any protocol."""
+    status, headers = STATUS[type(error)], dict(NO_STORE)
+    if status == 429:
+        # Whole seconds, and a little more than the wait.
+        headers["Retry-After"] = str(int(getattr(error, "wait_s", 0.0)) + 1)
+    if status == 503:
+        # Spread, so that not all come back at once.
+        wait_s = min(int(getattr(error, "wait_s", 0.0)), MAX_WAIT_S)
+        headers["Retry-After"] = str(wait_s + random.randint(1, MAX_SPREAD_S))  # noqa: S311
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 def short(text: str) -> str:
@@ -168,6 +178,8 @@ class CatchAll:
         except LEFT:
             return
         except LaminaError as error:
+            if started:
+                raise
             await self.render(error)(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http" or started:
@@ -191,7 +203,8 @@ def install(app: FastAPI) -> None:
     async def error_page(code: str) -> Response:
         if code not in KINDS:
             raise HTTPException(404)
-        return Response("".join(_page(KINDS[code])), media_type="text/html; charset=utf-8")
+        page = "".join(_page(KINDS[code]))
+        return Response(page, headers=ERROR_PAGE, media_type="text/html; charset=utf-8")
 
 
 def _page(kind: type[LaminaError]) -> Iterator[str]:

@@ -13,9 +13,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api.bodies import Headers, headers_of
+from app.api.headers import NO_STORE, NOSNIFF
 from app.api.layers import LayerService, answer
 from app.api.metrics import Metrics, Spent
-from app.api.problems import LEFT, STATUS, CatchAll, nearest, short, status_of
+from app.api.problems import (
+    LEFT,
+    STATUS,
+    CatchAll,
+    headers_of_error,
+    nearest,
+    short,
+    status_of,
+)
 from app.api.v2._mapping import check_outputs, fields_of, inputs_card, outputs_card, outputs_of
 from app.api.v2._statistics import ENCODING, model_stats
 from app.codecs import JSON, json
@@ -41,16 +50,23 @@ INLINE_BYTES = 32 * 1024
 
 def build_app(services: Mapping[str, LayerService], metrics: Metrics) -> ASGIApp:
     """`/v2`: health, metadata, configuration, statistics and inference of every layer."""
-    return CatchAll(_Routes(services, metrics).router, _error)
+    return CatchAll(_Routes(services, metrics).router, problem)
 
 
-def _error(error: LaminaError) -> Response:
-    """The protocol's form: one string, which its clients print."""
-    return _json({"error": short(error.detail)}, STATUS[type(error)])
+def owns(path: str) -> bool:
+    """Whether a path is this protocol's, and so are its errors."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def problem(error: LaminaError) -> Response:
+    """The protocol's form of an error: one string, which its clients print."""
+    response = _json({"error": short(error.detail)}, STATUS[type(error)])
+    response.headers.update(headers_of_error(error))
+    return response
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type=JSON)
+    return Response(orjson.dumps(content), status, NOSNIFF, JSON)
 
 
 class _Routes:
@@ -229,5 +245,5 @@ class _WithDomainErrors:
             await self._app({**scope, "app": self}, receive, send)
         except HTTPException as error:
             response = _json({"error": "GET /v2 names what is served"}, error.status_code)
-            response.headers.update(error.headers or {})
+            response.headers.update({**NO_STORE, **(error.headers or {})})
             await response(scope, receive, send)

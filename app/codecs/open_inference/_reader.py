@@ -93,7 +93,7 @@ def _input(
     name = _text(members.get("name"), f"{pointer}/name")
     datatype = _text(members.get("datatype"), f"{pointer}/datatype")
     if datatype not in DTYPE_OF:
-        detail = f"{pointer}/datatype: expected one of {', '.join(DTYPE_OF)}; got {datatype[:16]}"
+        detail = f"{pointer}/datatype: expected one of {', '.join(DTYPE_OF)}; got another"
         raise InvalidRequest.at(f"{pointer}/datatype", "dtype-mismatch", detail)
     dtype = DTYPES[DTYPE_OF[datatype]]
     shape = _shape(members.get("shape"), f"{pointer}/shape", max_rank)
@@ -109,8 +109,8 @@ def _input(
     wanted = dtype.itemsize * math.prod(shape)
     if type(size) is not int or size != wanted or size > len(blob) - start:
         detail = (
-            f"{pointer}: the shape {list(shape)} of {datatype} needs {wanted} bytes; got "
-            f"binary_data_size {str(size)[:24]} and {len(blob) - start} bytes"
+            f"{pointer}: the shape {list(shape)} of {datatype} needs {wanted} bytes, which "
+            f"binary_data_size must say; {len(blob) - start} bytes are there"
         )
         raise InvalidRequest.at(pointer, "shape-mismatch", detail)
     elements = blob[start : start + size]

@@ -89,7 +89,7 @@ def _payloads(
             detail = f"{name[:64]}: expected at most {max_rank} axes; got {len(shape)}"
             raise InvalidRequest.at(name[:64], "too-deep", detail)
         if dtype not in DTYPE_OF:
-            detail = f"{name[:64]}: expected one of {', '.join(DTYPE_OF)}; got {dtype[:16]}"
+            detail = f"{name[:64]}: expected one of {', '.join(DTYPE_OF)}; got another"
             raise InvalidRequest.at(name[:64], "dtype-mismatch", detail)
         size = math.prod(shape) * DTYPES[DTYPE_OF[dtype]].itemsize
         if not 0 <= start <= end <= len(data) or end - start != size:
