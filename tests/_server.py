@@ -6,16 +6,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 
 @contextmanager
-def serving(*flags: str) -> Iterator[int]:
+def serving(*flags: str, stderr: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[int]:
     """Runs `lamina serve` with these flags; gives its port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     command = [sys.executable, "-m", "app.server.cli", "serve", "--port", str(port), *flags]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(command, stderr=stderr)
     try:
         for _ in range(600):
             try:

@@ -3,6 +3,7 @@
 What is written at once is one line, shorter than a pipe's atomic write: workers do not mix theirs.
 """
 
+import logging
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -46,6 +47,7 @@ def config(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": f"{__name__}.JSONFormatter"}},
+        "filters": {"upgrades": {"()": f"{__name__}.WithoutUpgrades"}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
@@ -54,9 +56,19 @@ def config(level: str) -> dict[str, Any]:
             }
         },
         "root": {"handlers": ["stderr"], "level": level.upper()},
-        # It warns of every request whose id is replaced.
-        "loggers": {"asgi_correlation_id": {"level": "ERROR"}},
+        "loggers": {
+            "uvicorn.error": {"filters": ["upgrades"]},
+            # It warns of every request whose id is replaced.
+            "asgi_correlation_id": {"level": "ERROR"},
+        },
     }
+
+
+class WithoutUpgrades(logging.Filter):
+    """Drops uvicorn's two warnings of each request that asks for a WebSocket: it has its line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(("Unsupported upgrade", "No supported WebSocket"))
 
 
 class JSONFormatter(ProcessorFormatter):
