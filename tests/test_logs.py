@@ -305,7 +305,7 @@ def told(record: logging.LogRecord) -> dict[str, Any]:
 
 def record(message: str, error: BaseException | None = None, name: str = "x") -> logging.LogRecord:
     info = (type(error), error, error.__traceback__) if error else None
-    return logging.LogRecord(name, logging.ERROR, __file__, 1, message, None, info)  # type: ignore[arg-type]
+    return logging.LogRecord(name, logging.ERROR, __file__, 1, message, None, info)
 
 
 def failing(value: str) -> None:
