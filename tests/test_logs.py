@@ -27,6 +27,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests._server import serving
 
+OPERATING = Path(__file__).parents[1] / "docs/operating.md"
 CANARY = "canary-5f1c2e"
 RELU = json.dumps({"input": [1.5, -2.5]}).encode()
 PATHS = [
@@ -189,6 +190,15 @@ def test_whatever_comes_is_one_line(server: Server, request_head: bytes) -> None
         assert told["method"] in ("GET", "POST", "other")
     else:
         assert told["logger"] == "uvicorn.error"
+
+
+def test_the_fields_are_documented(server: Server) -> None:
+    since = server.mark()
+    post(server).close()
+    [line] = map(json.loads, server.lines(since))
+    table = OPERATING.read_text().partition("| field |")[2].partition("\n\n")[0]
+    names = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    assert set(sum(names, [])) == line.keys() - {"time", "event"} | {"client_id", "trace_id"}
 
 
 def test_nothing_of_a_body_is_written(server: Server) -> None:
