@@ -15,12 +15,16 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
+from app.api.access_log import AccessLog
 from app.api.guard import Guard
 from app.api.headers import NOSNIFF, WithHeaders
 from app.api.keys import Keys
+from app.api.labels import Labels
 from app.api.layers import Compute, Front, LayerService, build_router
+from app.api.logs import request_logger
 from app.api.metrics import Metrics
 from app.api.rates import Rates
+from app.api.tracing import UNTRACED, Telemetry
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.errors import LaminaError
@@ -79,6 +83,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=UNTRACED,
         lifespan=lifespan,
     )
     problems.install(app)
@@ -88,8 +93,10 @@ def create_app(
     app.include_router(service.build_router(_info(settings, engine, count), metrics))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    front = Front(app, computes, v2.build_app(services, metrics))
-    return _wrapped(problems.CatchAll(_guarded(front, settings)), settings)
+    protocol = v2.build_router(services, metrics)
+    front = Front(app, computes, v2.build_app(protocol))
+    labels = Labels([*app.routes, *protocol.routes], layers)
+    return _wrapped(problems.CatchAll(_guarded(front, settings)), settings, labels)
 
 
 def _guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
@@ -113,19 +120,11 @@ def _with_budget(settings: Settings) -> Settings:
     return settings.model_copy(update={"memory_budget_bytes": budget})
 
 
-def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Request ids and cross-origin headers around everything, errors included."""
-    wrapped: ASGIApp = CorrelationIdMiddleware(
-        app,
-        header_name="X-Request-ID",
-        update_request_header=False,
-        generator=partial(token_hex, 16),
-        transformer=None,
-        validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
-    )
+def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
+    """Request ids, spans, the log and cross-origin headers around everything, errors included."""
     if settings.cors_origins:
-        cors = CORSMiddleware(
-            wrapped,
+        app = cors = CORSMiddleware(
+            app,
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_credentials,
             allow_methods=["GET", "POST"],
@@ -134,8 +133,16 @@ def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
             max_age=PREFLIGHT_AGE_S,
         )
         cors.preflight_headers.update(NOSNIFF)
-        wrapped = cors
-    return wrapped
+    if settings.log_level in ("debug", "info"):
+        app = AccessLog(app, labels, request_logger(settings.log_level))
+    return CorrelationIdMiddleware(
+        Telemetry(app, labels),
+        header_name="X-Request-ID",
+        update_request_header=False,
+        generator=partial(token_hex, 16),
+        transformer=None,
+        validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
+    )
 
 
 def _info(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:

@@ -8,10 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
-def serving(*flags: str, log: Path | None = None, **settings: str) -> Iterator[int]:
+def serving(
+    *flags: str,
+    log: Path | None = None,
+    stderr: IO[bytes] | None = None,
+    **settings: str,
+) -> Iterator[int]:
     """Runs `lamina serve` with these flags and LAMINA_* settings; gives its port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -19,7 +25,8 @@ def serving(*flags: str, log: Path | None = None, **settings: str) -> Iterator[i
     command = [sys.executable, "-m", "app.server.cli", "serve", "--port", str(port), *flags]
     environment = os.environ | {f"LAMINA_{name}": value for name, value in settings.items()}
     with open(log or os.devnull, "wb") as output:
-        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        err = stderr or output
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=err)
     try:
         for _ in range(600):
             try:

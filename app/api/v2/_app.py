@@ -48,9 +48,14 @@ INLINE_BYTES = 32 * 1024
 """Requests up to this size are read on the event loop, well below a millisecond."""
 
 
-def build_app(services: Mapping[str, LayerService], metrics: Metrics) -> ASGIApp:
+def build_router(services: Mapping[str, LayerService], metrics: Metrics) -> Router:
     """`/v2`: health, metadata, configuration, statistics and inference of every layer."""
-    return CatchAll(_Routes(services, metrics).router, problem)
+    return _Routes(services, metrics).router
+
+
+def build_app(router: Router) -> ASGIApp:
+    """The router with the protocol's errors."""
+    return CatchAll(_WithDomainErrors(router), problem)
 
 
 def owns(path: str) -> bool:
@@ -89,7 +94,7 @@ class _Routes:
             for version in ("", "/versions/{version}"):
                 route = f"/v2/models/{{model}}{version}{path}"
                 routes.append(Route(route, endpoint, methods=[method]))
-        self.router = _WithDomainErrors(Router(routes, redirect_slashes=False))
+        self.router = Router(routes, redirect_slashes=False)
 
     async def server(self, request: Request) -> Response:
         return _json({"name": "lamina", "version": __version__, "extensions": EXTENSIONS})
