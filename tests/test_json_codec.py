@@ -148,6 +148,7 @@ def test_every_half_prints_its_shortest_text(dtype: str) -> None:
         (b'{"shape": [-1], "data": []}', "#/input", "tensor-form"),
         (b'{"shape": [4294967296, 4294967296], "data": []}', "#/input/data", "shape-mismatch"),
         (b'{"shape": [1], "data": [[1]], "more": 1}', "#/input", "tensor-form"),
+        (b'{"shape": [2], "shape": [1], "data": [1]}', "#/input", "tensor-form"),
     ],
 )
 def test_refused_tensors(text: bytes, pointer: str, code: str) -> None:
@@ -167,6 +168,22 @@ def test_refused_bodies(body: bytes) -> None:
         read(body)
     assert isinstance(caught.value, MalformedBody | InvalidRequest)
     assert len(caught.value.detail) < 300
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a\\u0000b": 1}', b'{"a": 1, "a\\u0000": 2}', b'{"a": {"b": [{"\\u0000": 1}]}}',
+     b'{"input": {"shape\\u0000": [1]}}'],
+)  # fmt: skip
+def test_names_with_a_nul_are_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="NUL"):
+        read(body)
+
+
+def test_names_may_be_written_with_escapes() -> None:
+    fields = read(b'{"in\\u0070ut": [1, 2], "\\u00e5\\ud83d\\ude00": {"\\n": 1}}')
+    assert as_array(fields["input"]).tolist() == [1, 2]  # type: ignore[arg-type]
+    assert fields["å😀"] == {"\n": 1}
 
 
 def test_a_tensor_may_have_a_dtype_of_its_own() -> None:

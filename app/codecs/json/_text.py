@@ -39,6 +39,19 @@ def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
     return document
 
 
+def members(document: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of a simdjson object, as proxies: its own `items` makes Python objects.
+
+    Raises:
+        InvalidRequest: a name with a NUL, where simdjson's search for a name ends.
+
+    """
+    for name in document.keys():
+        if "\0" in name:
+            raise InvalidRequest("a field's name holds a NUL character; no field is named so")
+        yield name, document[name]
+
+
 def plain_kind(value: object) -> object:
     """A plain value of the same JSON type as a simdjson proxy."""
     if isinstance(value, simdjson.Array):
