@@ -180,6 +180,14 @@ def test_names_with_a_nul_are_refused(body: bytes) -> None:
         read(body)
 
 
+def test_objects_of_many_fields_are_refused_at_once() -> None:
+    """simdjson finds a field by looking at those before it: a million would take an hour."""
+    many = b"{%s}" % b",".join(b'"%d": 0' % number for number in range(1_000_000))
+    for text in (b"%s", b'{"k": %s}', b'{"input": %s}'):
+        with pytest.raises(InvalidRequest, match="at most 256 fields"):
+            read(text % many)
+
+
 def test_names_may_be_written_with_escapes() -> None:
     fields = read(b'{"in\\u0070ut": [1, 2], "\\u00e5\\ud83d\\ude00": {"\\n": 1}}')
     assert as_array(fields["input"]).tolist() == [1, 2]  # type: ignore[arg-type]

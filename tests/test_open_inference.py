@@ -141,6 +141,7 @@ async def test_lists_travel_as_text_or_as_lists(client: httpx.AsyncClient, value
         ({"inputs": [tensor()], "parameters": {"alpha": "[" * 5000}}, b"", 422, "unknown field"),
         ({"inputs": [tensor()], "parameters": []}, b"", 422, "object"),
         ({"inputs": [tensor()], "id": 7}, b"", 422, "string"),
+        ({str(number): 0 for number in range(300)}, b"", 422, "at most 256 fields"),
         ({"inputs": [tensor()], "i\0d": 7}, b"", 422, "NUL"),
         ({"inputs": [{**tensor(), "name\0": 1}]}, b"", 422, "NUL"),
         ({"inputs": [tensor()], "parameters": {"\0": 1}}, b"", 422, "NUL"),

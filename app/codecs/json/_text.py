@@ -11,6 +11,7 @@ import simdjson
 from app.errors import FieldError, InvalidRequest, MalformedBody
 from app.schemas.tensors import json_kind
 
+MAX_MEMBERS = 256
 DIAGNOSED_BYTES = 256 * 1024
 """Longest body that is parsed again, with Python's parser, to say where it is wrong."""
 
@@ -43,9 +44,12 @@ def members(document: Any) -> Iterator[tuple[str, Any]]:
     """Names and values of a simdjson object, as proxies: its own `items` makes Python objects.
 
     Raises:
-        InvalidRequest: a name with a NUL, where simdjson's search for a name ends.
+        InvalidRequest: more than a request can have, since each is searched for from the first;
+            a name with a NUL, where simdjson's search ends.
 
     """
+    if len(document) > MAX_MEMBERS:
+        raise InvalidRequest(f"expected at most {MAX_MEMBERS} fields; got {len(document)}")
     for name in document.keys():
         if "\0" in name:
             raise InvalidRequest("a field's name holds a NUL character; no field is named so")
