@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -14,6 +15,8 @@ from app.schemas.tensors import json_kind
 MAX_MEMBERS = 256
 DIAGNOSED_BYTES = 256 * 1024
 """Longest body that is parsed again, with Python's parser, to say where it is wrong."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
@@ -70,8 +73,11 @@ def _print_long_integers_as_floats(body: bytes | bytearray) -> bytes:
     """
     text = np.frombuffer(body, np.uint8)
     breaks = np.flatnonzero((text < ord("0")) | (text > ord("9")))
+    found = np.flatnonzero(np.diff(breaks) > 19)
+    strings = np.array([(-1, -1), *(match.span() for match in _STRING.finditer(body))])
+    before = np.searchsorted(strings[:, 0], breaks[found], side="right") - 1
     pieces, done = [], 0
-    for index in np.flatnonzero(np.diff(breaks) > 19):
+    for index in found[strings[before, 1] <= breaks[found]]:
         start, end = int(breaks[index]) + 1, int(breaks[index + 1])
         sign = body[start - 1 : start] == b"-"
         if body[start - 1 - sign : start - sign] in b"[,: \t\r\n" and body[end] in b",]} \t\r\n":
