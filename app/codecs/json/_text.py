@@ -31,13 +31,11 @@ def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
         document = parser.parse(body)
     except UnicodeDecodeError as error:
         raise MalformedBody("expected UTF-8 text; the body holds other bytes") from error
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         widened = _print_long_integers_as_floats(body)
         if widened == body:
             _diagnose(body, error)
         return parse(parser, widened)
-    except ValueError as error:
-        _diagnose(body, error)
     if not isinstance(document, simdjson.Object):
         raise MalformedBody(f"expected a JSON object; got {json_kind(plain_kind(document))}")
     return document
