@@ -38,7 +38,7 @@ def _framed_v2(data: bytes) -> object:
 
 
 def _inflate(data: bytes) -> object:
-    return inflate(data, b"deflate", 64 * MIB)
+    return inflate(data, b"deflate", max(len(data), 16 * MIB))
 
 
 def _text(item: bytes, size: int) -> bytes:
@@ -57,7 +57,7 @@ INPUTS: Mapping[str, tuple[Read, Callable[[int], bytes], int]] = {
     "empty-rows": (_json, lambda size: _text(b"[],", size), 20),
     "rows-of-one": (_json, lambda size: _text(b"[0],", size), 20),
     "names-of-nan": (_json, lambda size: _text(b'"NaN",', size), 12),
-    "long-integers": (_json, lambda size: _text(b"9" * 20 + b",", size), 12),
+    "long-integers": (_json, lambda size: _text(b"9" * 20 + b",", size), 18),
     "many-fields": (_json, lambda size: b"{" + b'"a":0,' * (size // 6) + b'"b":0}', 12),
     "safetensors": (_safetensors, lambda size: _file(size, size), 2),
     "safetensors-short": (_safetensors, lambda size: _file(size + 1, size), 2),
