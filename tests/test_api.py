@@ -193,6 +193,13 @@ async def test_statuses(client: httpx.AsyncClient) -> None:
         check_problem(response)
 
 
+async def test_allow_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
+    for path, methods in ((POOL, "GET, POST"), (f"{POOL}/shape", "POST"), ("/v1/layers", "GET")):
+        for method in ("DELETE", "PUT", "OPTIONS"):
+            response = await client.request(method, path)
+            assert (response.status_code, response.headers["Allow"]) == (405, methods)
+
+
 async def chunks(mebibytes: int) -> Any:
     for _ in range(mebibytes):
         yield b" " * (1 << 20)

@@ -21,8 +21,8 @@ class AxisCard(_Answer):
     """The window's extent with its dilation."""
     padding: tuple[int, int]
     """Before and after."""
-    stride: int | None
-    """Distance between windows; null where an adaptive layer varies it."""
+    stride: int | None = None
+    """Distance between windows; absent where an adaptive layer varies it."""
     formula: str
     output: int
     dropped_window: bool
