@@ -11,7 +11,7 @@ from app.api.problems import MEDIA_TYPE
 from app.codecs import JSON, SAFETENSORS
 from app.layers import LayerSpec, compute_model, shape_model
 from app.schemas import answers
-from app.schemas.tensors import TENSOR_FORMAT, TENSOR_SCHEMAS
+from app.schemas.tensors import ANSWER_FORMAT, TENSOR_FORMAT, TENSOR_SCHEMAS
 
 BINARY = {
     SAFETENSORS: {
@@ -24,6 +24,7 @@ BINARY = {
     }
 }
 REFERENCE = "#/components/schemas/{model}"
+TENSOR_MODELS = {TENSOR_FORMAT: "Tensor", ANSWER_FORMAT: "AnswerTensor"}
 BODY_ERRORS = {
     400: "Not JSON, or not UTF-8",
     406: "No acceptable answer format",
@@ -85,8 +86,8 @@ def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
 def _with_tensors(schema: Any) -> Any:
     """The schema with references where tensors stand."""
     if isinstance(schema, dict):
-        if schema.get("format") == TENSOR_FORMAT:
-            return {"$ref": REFERENCE.format(model="Tensor")}
+        if (model := TENSOR_MODELS.get(str(schema.get("format")))) is not None:
+            return {"$ref": REFERENCE.format(model=model)}
         return {key: _with_tensors(value) for key, value in schema.items()}
     return [_with_tensors(item) for item in schema] if isinstance(schema, list) else schema
 
