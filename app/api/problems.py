@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
@@ -27,6 +28,7 @@ MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
 MAX_WAIT_S, MAX_SPREAD_S = 5, 3
+METHODS = ("GET", "POST")
 
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
@@ -197,6 +199,8 @@ def install(app: FastAPI) -> None:
         kind = ROUTING.get(error.status_code, LaminaError)
         response = problem(kind("GET /openapi.json lists the paths and their methods"))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods(app, request.scope))
         return response
 
     @app.get("/errors/{code}", include_in_schema=False)
@@ -205,6 +209,14 @@ def install(app: FastAPI) -> None:
             raise HTTPException(404)
         page = "".join(_page(KINDS[code]))
         return Response(page, headers=ERROR_PAGE, media_type="text/html; charset=utf-8")
+
+
+def _methods(app: FastAPI, scope: Scope) -> Iterator[str]:
+    """What the path takes; the router's own error knows the first route of the path alone."""
+    for method in METHODS:
+        asked = {**scope, "method": method}
+        if any(route.matches(asked)[0] is Match.FULL for route in app.routes):
+            yield method
 
 
 def _page(kind: type[LaminaError]) -> Iterator[str]:
