@@ -10,6 +10,8 @@ from app.errors import BodyTooLarge, NotAcceptable, UnsupportedMedia
 
 LIMITS = {JSON: "max_json_body_bytes", SAFETENSORS: "max_binary_body_bytes"}
 """Which limit holds for a body of each media type."""
+LISTS = {b"accept", b"content-encoding"}
+"""The headers read here whose value is a list."""
 Headers = Mapping[bytes, bytes]
 
 
@@ -33,35 +35,38 @@ def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
 def accepted(headers: Headers, offered: tuple[str, ...] = tuple(CODECS)) -> str:
     """The media type to answer in: the caller's favourite, of equals the first it names.
 
+    Of the ranges that take a type, the most specific gives its weight (RFC 9110, 12.5.1).
+
     Raises:
         NotAcceptable: none of those `offered`.
 
     """
-    if b"accept" not in headers:
+    ranges: dict[str, tuple[float, int]] = {}
+    parts = headers.get(b"accept", b"").decode("l1").lower().split(",")
+    for place, part in enumerate(filter(str.strip, parts)):
+        name, weight = _media_range(part)
+        ranges.setdefault(name, (weight, -place))
+    if not ranges:
         return offered[0]
-    best, chosen = 0.0, ""
-    for part in headers[b"accept"].decode("l1").lower().split(","):
-        name, *parameters = (piece.strip() for piece in part.split(";"))
-        matching = [media for media in offered if _matches(name, media)]
-        if matching and (weight := _weight(parameters)) > best:
-            best, chosen = weight, matching[0]
-    if not chosen:
+
+    def preference(media: str) -> tuple[float, int]:
+        taking = (media, media.partition("/")[0] + "/*", "*/*")
+        return next((ranges[name] for name in taking if name in ranges), (0.0, 0))
+
+    chosen = max(offered, key=preference)
+    if not preference(chosen)[0]:
         raise NotAcceptable(f"answers are {' or '.join(offered)}; the Accept header takes neither")
     return chosen
 
 
-def _matches(name: str, media: str) -> bool:
-    return name in ("", "*/*", media, media.partition("/")[0] + "/*")
-
-
-def _weight(parameters: list[str]) -> float:
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            try:
-                return float(parameter[2:])
-            except ValueError:
-                return 0.0
-    return 1.0
+def _media_range(part: str) -> tuple[str, float]:
+    """Name and weight; a weight that is no number from 0 to 1 is 0."""
+    name, *parameters = (piece.strip() for piece in part.split(";"))
+    try:
+        weight = next((float(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
+    except ValueError:
+        weight = 0.0
+    return name, weight if 0 <= weight <= 1 else 0.0
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | bytearray:
@@ -93,5 +98,9 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | b
 
 
 def headers_of(scope: Scope) -> Headers:
-    """The request's headers; of repeated ones the last."""
-    return dict(scope["headers"])
+    """The request's headers; repeated lists are one (RFC 9110, 5.3), of others the last counts."""
+    headers = dict(scope["headers"])
+    if len(headers) < len(scope["headers"]):
+        for name in LISTS & headers.keys():
+            headers[name] = b", ".join(value for key, value in scope["headers"] if key == name)
+    return headers
