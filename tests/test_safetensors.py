@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.codecs import safetensors as codec
-from app.errors import LaminaError
+from app.errors import InvalidRequest, LaminaError
 from app.main import create_app
 from app.schemas.tensors import TensorField, TensorPayload
 from app.settings import Settings
@@ -81,15 +81,15 @@ BROKEN = """
     empty seven-bytes length-0 length-beyond-the-file length-2-to-63 length-2-to-64-less-1
     length-cuts-the-header pickle npz header-after-a-space header-after-a-bom header-in-utf-16
     header-not-utf-8 header-padded-with-nul header-an-array header-twice header-deep
-    header-of-a-long-number header-with-nan name-twice member-twice metadata-twice
-    metadata-a-list metadata-null metadata-of-numbers request-an-object request-not-json request-cut request-an-array
-    request-with-nan request-deep request-a-lone-surrogate entry-a-number entry-without-dtype
-    entry-without-shape entry-without-offsets shape-a-number shape-nested shape-of-booleans
-    shape-of-floats shape-negative shape-beyond-its-bytes shape-wraps-64-bits shape-of-2-to-124
-    offsets-of-three offsets-of-floats offsets-of-booleans offsets-negative offsets-reversed
-    offsets-beyond-the-file offsets-wrap-64-bits data-cut data-missing data-left-over
-    data-of-nobody gap-before gap-between overlap overlap-of-all overlap-of-nothing
-    header-over-64-kib extent-2-to-31 extent-2-to-62 tensors-900
+    header-of-a-long-number header-with-nan name-twice member-twice metadata-twice metadata-a-list
+    metadata-null metadata-of-numbers request-an-object request-not-json request-cut
+    request-an-array request-with-nan request-deep request-a-lone-surrogate entry-a-number
+    entry-without-dtype entry-without-shape entry-without-offsets shape-a-number shape-nested
+    shape-of-booleans shape-of-floats shape-negative shape-beyond-its-bytes shape-below-its-bytes
+    shape-wraps-64-bits shape-of-2-to-124 offsets-of-three offsets-of-floats offsets-of-booleans
+    offsets-negative offsets-reversed offsets-beyond-the-file offsets-wrap-64-bits data-cut
+    data-missing data-left-over data-of-nobody gap-before gap-between overlap overlap-of-all
+    overlap-of-nothing header-over-64-kib extent-2-to-31 extent-2-to-62 tensors-900
 """
 WRONG: dict[str, tuple[str, str]] = {
     "request-of-an-unknown-field": ("#/explian", "explain"),
@@ -281,6 +281,11 @@ def test_tensors_are_views_of_the_body() -> None:
     written = codec.encode({"output": TensorPayload("float32", (1000,), payload.data)})
     body[-4:] = struct.pack("<f", 8)
     assert struct.unpack("<f", bytes(written[-1][-4:]))[0] == 8
+
+
+def test_axes_are_counted_before_there_is_a_payload() -> None:
+    with pytest.raises(InvalidRequest, match="at most 8 axes"):
+        codec.decode(hostile.ATTACKS["rank-9"], {"input": TensorField()}, max_rank=8, max_list=0)
 
 
 def test_unaligned_bodies_are_moved() -> None:

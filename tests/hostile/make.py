@@ -105,6 +105,7 @@ ATTACKS = {
     "shape-of-floats": framed({"input": entry([2.0])}),
     "shape-negative": framed({"input": entry([-1, -2])}),
     "shape-beyond-its-bytes": framed({"input": entry([3])}),
+    "shape-below-its-bytes": framed({"input": entry([1])}),
     "shape-wraps-64-bits": framed({"input": entry([2**16] * 4, [0, 0])}, b""),
     "shape-of-2-to-124": framed({"input": entry([2**31 - 1] * 4)}),
     "extent-2-to-31": framed({"input": entry([0, 2**31], [0, 0])}, b""),
