@@ -216,6 +216,7 @@ def test_a_list_of_tensors_is_read_one_by_one() -> None:
         (b"[[[1, 2]], [[3, 4], [5]]]", "#/inputs/1/1", "ragged"),
         (b"[[1], [2], [3], [4]]", "#/inputs", "too-long"),
         (b"[[1], [null]]", "#/inputs/1/0", "not-a-number"),
+        (b'{"shape": [1], "data": [7]}', "#/inputs", "tensor-form"),
     ],
 )
 def test_refused_lists(text: bytes, pointer: str, code: str) -> None:

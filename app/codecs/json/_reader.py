@@ -77,6 +77,9 @@ def _decode(
                 read(item, f"{name}/{index}", field) if isinstance(item, PROXIES) else item
                 for index, item in enumerate(value)
             )
+        elif field.many:
+            detail = f"{name}: expected a list of tensors; got an object"
+            raise InvalidRequest.at(name, "tensor-form", detail)
         else:
             fields[name] = read(value, name, field)
     rows.check(body, document)

@@ -11,7 +11,7 @@ import simdjson
 from app.codecs._arrays import Array, as_payload, from_numbers
 from app.codecs.json._text import members, plain_kind
 from app.errors import InvalidRequest
-from app.schemas.tensors import DType, Shape, TensorPayload, json_kind
+from app.schemas.tensors import DTYPES, DType, Shape, TensorPayload, json_kind
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MAX_PLAIN_VALUES = 256
@@ -141,8 +141,9 @@ class TensorReader:
                 '{"shape": [lengths], "dtype": name, "base64": text}'
             )
             raise InvalidRequest.at(name, "tensor-form", detail)
-        if found.get("dtype", self._dtype.name) != self._dtype.name:
-            detail = f"{name}: expected the dtype {self._dtype.name}; got another"
+        if (dtype := found.get("dtype", self._dtype.name)) != self._dtype.name:
+            came = dtype if isinstance(dtype, str) and dtype in DTYPES else "another"
+            detail = f"{name}: expected the dtype {self._dtype.name}; got {came}"
             raise InvalidRequest.at(f"{name}/dtype", "dtype-mismatch", detail)
         self._check_rank(len(shape), name)
         return tuple(shape), found
