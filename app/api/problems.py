@@ -1,5 +1,6 @@
 """Errors on the wire: RFC 9457 problem details, and a page for each kind."""
 
+import asyncio
 import difflib
 import html
 import logging
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
-from app.errors import FieldError, InvalidRequest, LaminaError
+from app.errors import Draining, FieldError, InvalidRequest, LaminaError
 
 logger = logging.getLogger("lamina")
 
@@ -155,6 +156,13 @@ class CatchAll:
             await self.app(scope, receive, watch)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:
+            # The server's drain cancels what cannot finish in time.
+            if scope["type"] != "http":
+                raise
+            if not started:
+                ending = Draining("the service ends before this request is done; send it again")
+                await self.render(ending)(scope, receive, send)
         except LaminaError as error:
             await self.render(error)(scope, receive, send)
         except Exception as error:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
-import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
+from app.server.config import ServingConfig
+from app.server.process import prepare
+from app.server.supervisor import Supervisor
 from app.settings import PREFIX, Settings, SettingsError, load_settings
-
-KEEP_ALIVE_S = 75
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,8 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Workers are processes of their own and read the environment.
     os.environ |= {PREFIX + k.upper(): str(v) for k, v in flags.items() if v is not None}
     with _shared_metrics(settings.workers):
-        _serve(settings)
-    return 0
+        return _serve(settings)
 
 
 @contextmanager
@@ -48,22 +48,17 @@ def _shared_metrics(workers: int) -> Iterator[None]:
         yield
 
 
-def _serve(settings: Settings) -> None:
-    uvicorn.run(
-        "app.server.worker:build",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        http="httptools",
-        loop="uvloop",
-        ws="none",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.drain_grace_ms // 1000,
-    )
+def _serve(settings: Settings) -> int:
+    """Serve until a signal; the exit code, which `serving` and `supervisor` explain."""
+    config = ServingConfig(settings)
+    if settings.workers > 1:
+        return Supervisor(config, [config.bind_socket()]).run()
+    from app.server.serving import Server  # the parent of workers does without
+
+    prepare(settings.max_connections)
+    server = Server(config)
+    server.run()
+    return 0 if server.started else STARTUP_FAILURE
 
 
 def _check_device(name: str) -> None:
