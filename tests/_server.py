@@ -6,8 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,12 @@ class Serving:
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+    connections: ExitStack
 
     def connect(self, timeout_s: float = 10.0) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout_s)
+        """A connection, closed with the server at the latest."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout_s)
+        return self.connections.enter_context(connection)
 
     def stop(self, sig: int = signal.SIGTERM, within_s: float = 60.0) -> tuple[int, float]:
         """The exit code after a signal, and the seconds that the end took."""
@@ -34,23 +37,28 @@ class Serving:
 def serving(*flags: str, log: Path | None = None, **settings: str) -> Iterator[int]:
     """Runs `lamina serve` with these flags and LAMINA_* settings; gives its port."""
     log = log or Path(os.devnull)
-    with started(*flags, log=log, **({"DRAIN_DELAY_MS": "0"} | settings)) as server:
+    with started(*flags, log=log, settings={"DRAIN_DELAY_MS": "0"} | settings) as server:
         yield server.port
         assert server.stop(within_s=30)[0] == 0
 
 
 @contextmanager
 def started(
-    *flags: str, log: Path, app: tuple[str, ...] = ("app.server.cli",), **settings: str
+    *flags: str,
+    log: Path,
+    app: str = "app.server.cli",
+    settings: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Serving]:
-    """Runs `lamina serve`; what still runs in the end is killed."""
+    """Runs `lamina serve`, or another `app` of that command line; it is killed in the end."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
-    command = [sys.executable, "-m", *app, "serve", "--port", str(port), *flags]
-    environment = os.environ | {f"LAMINA_{name}": value for name, value in settings.items()}
+    command = [sys.executable, "-m", app, "serve", "--port", str(port), *flags]
+    variables = {f"LAMINA_{name}": value for name, value in (settings or {}).items()}
+    variables = {**os.environ, **(environment or {}), **variables}
     with open(log, "wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
     try:
         for _ in range(600):
             try:
@@ -58,7 +66,8 @@ def started(
                 break
             except OSError:
                 time.sleep(0.05)
-        yield Serving(process, port, log)
+        with ExitStack() as connections:
+            yield Serving(process, port, log, connections)
     finally:
         process.kill()
         process.wait()

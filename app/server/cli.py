@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
-from uvicorn.config import STARTUP_FAILURE
-
 from app.server.config import ServingConfig
 from app.server.process import prepare
 from app.server.supervisor import Supervisor
@@ -19,10 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and serve; a setting that makes no sense ends it with one line."""
     parser = argparse.ArgumentParser(prog="lamina", description="Neural-network layers over HTTP")
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="serve over HTTP")
-    serve.add_argument("--host", help="address to listen on (LAMINA_HOST)")
-    serve.add_argument("--port", type=int, help="port to listen on (LAMINA_PORT)")
-    serve.add_argument("--workers", type=int, help="number of processes (LAMINA_WORKERS)")
+    command = commands.add_parser("serve", help="serve over HTTP")
+    command.add_argument("--host", help="address to listen on (LAMINA_HOST)")
+    command.add_argument("--port", type=int, help="port to listen on (LAMINA_PORT)")
+    command.add_argument("--workers", type=int, help="number of processes (LAMINA_WORKERS)")
     flags = vars(parser.parse_args(arguments))
     flags.pop("command")
     try:
@@ -34,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Workers are processes of their own and read the environment.
     os.environ |= {PREFIX + k.upper(): str(v) for k, v in flags.items() if v is not None}
     with _shared_metrics(settings.workers):
-        return _serve(settings)
+        return serve(settings)
 
 
 @contextmanager
@@ -48,17 +46,19 @@ def _shared_metrics(workers: int) -> Iterator[None]:
         yield
 
 
-def _serve(settings: Settings) -> int:
-    """Serve until a signal; the exit code, which `serving` and `supervisor` explain."""
-    config = ServingConfig(settings)
+def serve(settings: Settings, app: str = "app.server.worker:build") -> int:
+    """Serve until a signal; the exit code, which `serving` and `supervisor` explain.
+
+    `app` is the path of what builds the app, in each serving process.
+    """
+    config = ServingConfig(settings, app)
     if settings.workers > 1:
         return Supervisor(config, [config.bind_socket()]).run()
     from app.server.serving import Server  # the parent of workers does without
 
     prepare(settings.max_connections)
-    server = Server(config)
-    server.run()
-    return 0 if server.started else STARTUP_FAILURE
+    Server(config).run()
+    return 0
 
 
 def _check_device(name: str) -> None:

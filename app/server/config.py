@@ -16,10 +16,10 @@ class ServingConfig(uvicorn.Config):
     Names what is heavy by its path, so that the parent of workers does not import it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, app: str) -> None:
         self.settings = settings
         super().__init__(
-            "app.server.worker:build",
+            app,
             factory=True,
             host=settings.host,
             port=settings.port,

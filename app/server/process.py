@@ -1,12 +1,15 @@
-"""What each serving process asks of the operating system."""
+"""What each serving process asks of the operating system, and how it leaves."""
 
+import atexit
 import ctypes
 import faulthandler
+import logging
 import multiprocessing
 import os
 import resource
 import signal
 import sys
+from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
 SPARE_FILES = 512
@@ -38,3 +41,14 @@ def _end_with(parent: int | None) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def leave() -> NoReturn:
+    """Exit with 0 once all is done.
+
+    Python would wait for threads that compute what nobody waits for, and take torch apart for
+    more than a second.
+    """
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    os._exit(0)

@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 
 from app.server.config import ServingConfig
+from app.server.process import leave
 from app.server.protocol import CROWDED, Protocol
 
 logger = logging.getLogger("lamina")
@@ -23,6 +24,8 @@ logger = logging.getLogger("lamina")
 CLOSE = (b"connection", b"close")
 TICK_S = 0.05
 SWEEP_S = 0.5
+POLLS = 3
+"""Rounds of the event loop in which it accepts what waits: closing the listener resets that."""
 
 
 class Server(uvicorn.Server):
@@ -45,10 +48,7 @@ class Server(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         super().run(sockets)
-        if self._cut_off:
-            # Python would wait for the thread that still computes what nobody waits for.
-            logging.shutdown()
-            os._exit(0)
+        leave()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal starts the drain; SIGINT skips the delay; a second one ends it all."""
@@ -91,14 +91,17 @@ class Server(uvicorn.Server):
         self._signalled_at = self._signalled_at or time.perf_counter()
         logger.info("draining: taking requests for %g s more", self._delay_s)
         await self._serve_on()
+        for _ in range(POLLS):
+            await asyncio.sleep(0)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
         await self._finish()
-        if not self._cut_off:
-            await self.lifespan.shutdown()
+        if self._cut_off:
+            leave()  # the app's own end may wait for what was cut off
         self._sweeper.cancel()
+        await self.lifespan.shutdown()
 
     async def _serve_on(self) -> None:
         """Until the delay is over, every answer asks its client to come back elsewhere."""
