@@ -220,7 +220,7 @@ async def answer(send: Send, pieces: Sequence[bytes | memoryview], *headers: Hea
 
 
 def _cut(pieces: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """The same bytes in pieces of bounded size: when the last is handed over, all but it is sent."""
+    """The same bytes in pieces of bounded size; with the last handed over, most others are sent."""
     for piece in pieces:
         whole = memoryview(piece)
         for begin in range(0, len(whole) - PIECE_BYTES, PIECE_BYTES):
