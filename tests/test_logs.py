@@ -123,7 +123,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "stderr"
-    with log.open("wb") as file, serving(stderr=file) as port:
+    with log.open("wb") as file, serving(log=file) as port:
         yield Server(port, log)
 
 
@@ -280,7 +280,7 @@ def test_a_client_that_leaves_is_499(server: Server) -> None:
 
 def test_nothing_is_lost_at_the_exit(tmp_path: Path) -> None:
     log = tmp_path / "stderr"
-    with log.open("wb") as file, serving("--workers", "2", stderr=file) as port:
+    with log.open("wb") as file, serving("--workers", "2", log=file) as port:
         server = Server(port, log)
         server.mark()
         for _ in range(50):
@@ -294,7 +294,7 @@ def test_nothing_is_lost_at_the_exit(tmp_path: Path) -> None:
 def test_warnings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAMINA_LOG_LEVEL", "warning")
     log = tmp_path / "stderr"
-    with log.open("wb") as file, serving(stderr=file) as port:
+    with log.open("wb") as file, serving(log=file) as port:
         for _ in range(3):
             post(Server(port, log)).close()
     assert log.read_bytes() == b""
@@ -302,7 +302,7 @@ def test_warnings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_requests_go_on_where_nobody_reads_the_log() -> None:
     reading, writing = os.pipe()
-    with os.fdopen(writing, "wb") as file, serving(stderr=file) as port:
+    with os.fdopen(writing, "wb") as file, serving(log=file) as port:
         os.close(reading)
         for _ in range(3):
             with post(Server(port, Path())) as answer:

@@ -10,15 +10,14 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse
 
+from app.api.headers import page_headers
 from app.api.metrics import Metrics
 
 STATIC = Path(__file__).parent / "static"
 JSON = "application/json"
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
-    "style-src 'self' 'unsafe-inline'",
-    "X-Content-Type-Options": "nosniff",
-}
+DOCS_PAGE = page_headers(
+    "default-src 'self'", "img-src 'self' data:", "style-src 'self' 'unsafe-inline'"
+)
 
 
 def build_router(info: dict[str, Any], metrics: Metrics) -> APIRouter:
@@ -55,7 +54,7 @@ def build_docs(document: Callable[[], dict[str, Any]]) -> APIRouter:
 
     @router.get("/docs")
     async def docs() -> Response:
-        return FileResponse(STATIC / "docs.html", headers=PAGE_HEADERS)
+        return FileResponse(STATIC / "docs.html", headers=DOCS_PAGE)
 
     router.mount("/docs/assets", StaticFiles(directory=STATIC))
     return router

@@ -63,7 +63,8 @@ def _serve(settings: Settings) -> None:
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_grace_ms // 1000,
     )
