@@ -10,21 +10,18 @@ from secrets import token_hex
 from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
-from app.api.guard import Guard
+from app.api.guard import guarded
 from app.api.headers import NOSNIFF, WithHeaders
-from app.api.keys import Keys
 from app.api.layers import Compute, Front, LayerService, build_router
 from app.api.metrics import Metrics
-from app.api.rates import Rates
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
-from app.errors import LaminaError
 from app.layers import LAYERS, LayerSpec
 from app.scheduling import INLINE_MS, Threads
 from app.schemas.options import CONVENTIONS
@@ -82,20 +79,8 @@ def create_app(
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
     front = Front(app, computes, v2.build_app(services, metrics))
-    return _wrapped(problems.CatchAll(_guarded(front, settings)), settings)
-
-
-def _guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Behind keys and rates, where the settings ask for them."""
-    keys = settings.read_keys()
-    rate = settings.max_requests_per_minute
-    if not keys and rate is None:
-        return app
-    return Guard(app, Keys(keys) if keys else None, Rates(rate) if rate else None, _refusal)
-
-
-def _refusal(path: str, error: LaminaError) -> Response:
-    return v2.problem(error) if v2.owns(path) else problems.problem(error)
+    keys, rate = settings.read_keys(), settings.max_requests_per_minute
+    return _wrapped(problems.CatchAll(guarded(front, keys, rate, v2.refusal)), settings)
 
 
 def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -1,6 +1,6 @@
 """Who may ask, and how often: before anything of a request is read but its headers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,6 +13,17 @@ OPEN = frozenset(("/livez", "/readyz"))
 """The only paths that answer without a key."""
 UNLIMITED = OPEN | {"/metrics"}
 """Paths that are never limited, for those who may ask for them."""
+
+
+def guarded(
+    app: ASGIApp,
+    keys: Sequence[str],
+    max_requests_per_minute: int | None,
+    render: Callable[[str, LaminaError], Response],
+) -> ASGIApp:
+    """The app behind keys and rates, or as it is where there are none."""
+    rates = Rates(max_requests_per_minute) if max_requests_per_minute else None
+    return Guard(app, Keys(keys) if keys else None, rates, render) if keys or rates else app
 
 
 class Guard:

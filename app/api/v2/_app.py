@@ -21,6 +21,7 @@ from app.api.problems import (
     CatchAll,
     headers_of_error,
     nearest,
+    problem,
     short,
     status_of,
 )
@@ -48,16 +49,16 @@ INLINE_BYTES = 32 * 1024
 
 def build_app(services: Mapping[str, LayerService], metrics: Metrics) -> ASGIApp:
     """`/v2`: health, metadata, configuration, statistics and inference of every layer."""
-    return CatchAll(_Routes(services, metrics).router, problem)
+    return CatchAll(_Routes(services, metrics).router, _error)
 
 
-def owns(path: str) -> bool:
-    """Whether a path is this protocol's, and so are its errors."""
-    return path == "/v2" or path.startswith("/v2/")
+def refusal(path: str, error: LaminaError) -> Response:
+    """The answer to an error before any route is found, in the form of the path's protocol."""
+    return _error(error) if path == "/v2" or path.startswith("/v2/") else problem(error)
 
 
-def problem(error: LaminaError) -> Response:
-    """The protocol's form of an error: one string, which its clients print."""
+def _error(error: LaminaError) -> Response:
+    """The protocol's form: one string, which its clients print."""
     response = _json({"error": short(error.detail)}, STATUS[type(error)])
     response.headers.update(headers_of_error(error))
     return response
