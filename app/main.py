@@ -1,6 +1,5 @@
 """The one place where the parts are joined."""
 
-import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,14 +15,18 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
+from app.api.access_log import AccessLog
 from app.api.guard import guarded
 from app.api.headers import NOSNIFF, WithHeaders
+from app.api.labels import Labels
 from app.api.layers import Compute, Front, LayerService, build_router
+from app.api.logs import request_logger
 from app.api.metrics import Metrics
+from app.api.tracing import UNTRACED, Telemetry
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
-from app.scheduling import INLINE_MS, Threads
+from app.scheduling import INLINE_MS, Admission, Threads, memory_budget
 from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
@@ -45,20 +48,28 @@ def create_app(
     settings: Settings | None = None, layers: Mapping[str, LayerSpec] = LAYERS
 ) -> ASGIApp:
     """The service as an ASGI app; settings come from the environment unless they are given."""
-    settings = settings or load_settings()
+    settings = _with_budget(settings or load_settings())
     engine = Engine(settings.device, settings.limits)
     count = thread_count(settings.threads, settings.workers)
     set_threads(1)  # the event loop's: it computes only what is too small to share
-    inline_ms = INLINE_MS if engine.device.type == "cpu" else 0
-    threads = Threads(partial(set_threads, count), inline_ms)
-    services = {name: LayerService(spec, engine, threads) for name, spec in layers.items()}
+    gpu = engine.device.type != "cpu"
+    threads = Threads(set_threads, count, gpu=gpu)
+    admission = Admission(
+        threads,
+        budget_bytes=settings.limits["memory_budget_bytes"],
+        max_queued=settings.max_queued_requests,
+        timeout_s=settings.queue_timeout_ms / 1e3,
+        inline_ms=0 if gpu else INLINE_MS,
+    )
+    services = {name: LayerService(spec, engine, admission) for name, spec in layers.items()}
     metrics = Metrics()
     computes = {name: Compute(service, metrics) for name, service in services.items()}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.warm_up()
-        await threads.compute(math.inf, engine.warm_up)
+        for executor in (threads.large, threads.small):
+            executor.submit(engine.warm_up).result()
         yield
         threads.close()
 
@@ -69,6 +80,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=UNTRACED,
         lifespan=lifespan,
     )
     problems.install(app)
@@ -78,24 +90,27 @@ def create_app(
     app.include_router(service.build_router(_info(settings, engine, count), metrics))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    front = Front(app, computes, v2.build_app(services, metrics))
+    protocol = v2.build_router(services, metrics)
+    front = Front(app, computes, v2.build_app(protocol))
+    labels = Labels([*app.routes, *protocol.routes], layers)
     keys, rate = settings.read_keys(), settings.max_requests_per_minute
-    return _wrapped(problems.CatchAll(guarded(front, keys, rate, v2.refusal)), settings)
+    guard = guarded(front, keys, rate, v2.refusal)
+    return _wrapped(problems.CatchAll(guard), settings, labels)
 
 
-def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Request ids and cross-origin headers around everything, errors included."""
-    wrapped: ASGIApp = CorrelationIdMiddleware(
-        app,
-        header_name="X-Request-ID",
-        update_request_header=False,
-        generator=partial(token_hex, 16),
-        transformer=None,
-        validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
-    )
+def _with_budget(settings: Settings) -> Settings:
+    """Settings with a memory budget: where none is given, from the container's memory."""
+    if settings.memory_budget_bytes is not None:
+        return settings
+    budget = memory_budget(settings.workers, settings.max_json_body_bytes)
+    return settings.model_copy(update={"memory_budget_bytes": budget})
+
+
+def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
+    """Request ids, spans, the log and cross-origin headers around everything, errors included."""
     if settings.cors_origins:
-        cors = CORSMiddleware(
-            wrapped,
+        app = cors = CORSMiddleware(
+            app,
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_credentials,
             allow_methods=["GET", "POST"],
@@ -104,8 +119,16 @@ def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
             max_age=PREFLIGHT_AGE_S,
         )
         cors.preflight_headers.update(NOSNIFF)
-        wrapped = cors
-    return wrapped
+    if settings.log_level in ("debug", "info"):
+        app = AccessLog(app, labels, request_logger(settings.log_level))
+    return CorrelationIdMiddleware(
+        Telemetry(app, labels),
+        header_name="X-Request-ID",
+        update_request_header=False,
+        generator=partial(token_hex, 16),
+        transformer=None,
+        validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
+    )
 
 
 def _info(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:

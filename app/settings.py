@@ -5,7 +5,7 @@ import os
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     """Comma-separated origins that browsers may call from, or `*`."""
     cors_credentials: bool = False
     """Whether browsers may send credentials; refused with `*`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged at least; from `warning` on there are no lines of requests."""
     docs: bool = True
     """Whether `/docs` and `/openapi.json` are served."""
     max_json_body_bytes: int = Field(16 * MIB, ge=1024, le=1024 * MIB)

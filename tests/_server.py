@@ -6,19 +6,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
-def serving(*flags: str, log: Path | None = None, **settings: str) -> Iterator[int]:
+def serving(
+    *flags: str,
+    log: Path | IO[bytes] | None = None,
+    **settings: str,
+) -> Iterator[int]:
     """Runs `lamina serve` with these flags and LAMINA_* settings; gives its port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     command = [sys.executable, "-m", "app.server.cli", "serve", "--port", str(port), *flags]
     environment = os.environ | {f"LAMINA_{name}": value for name, value in settings.items()}
-    with open(log or os.devnull, "wb") as output:
+    with ExitStack() as stack:
+        output = log or os.devnull
+        if isinstance(output, str | Path):
+            output = stack.enter_context(open(output, "wb"))
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
         for _ in range(600):

@@ -7,7 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.samples import Sample
 
@@ -70,6 +77,9 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="max",
         )
+        if MULTIPROCESS not in os.environ:  # one of several processes would show its own alone
+            ProcessCollector(registry=self._registry)
+            PlatformCollector(registry=self._registry)
         self._children: dict[tuple[object, ...], Histogram] = {}
         self._noted: list[tuple[str, str, int, Spent | float]] = []
 

@@ -12,7 +12,7 @@ from app.api.problems import MEDIA_TYPE
 from app.codecs import JSON, SAFETENSORS
 from app.layers import LayerSpec, compute_model, shape_model
 from app.schemas import answers
-from app.schemas.tensors import TENSOR_FORMAT, TENSOR_SCHEMAS
+from app.schemas.tensors import ANSWER_FORMAT, TENSOR_FORMAT, TENSOR_SCHEMAS
 
 BINARY = {
     SAFETENSORS: {
@@ -25,6 +25,7 @@ BINARY = {
     }
 }
 REFERENCE = "#/components/schemas/{model}"
+TENSOR_MODELS = {TENSOR_FORMAT: "Tensor", ANSWER_FORMAT: "AnswerTensor"}
 ERRORS = {
     400: "Not HTTP/1.1, not JSON, or not UTF-8",
     401: "No valid key, where keys are asked for",
@@ -115,8 +116,8 @@ def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
 def _with_tensors(schema: Any) -> Any:
     """The schema with references where tensors stand."""
     if isinstance(schema, dict):
-        if schema.get("format") == TENSOR_FORMAT:
-            return {"$ref": REFERENCE.format(model="Tensor")}
+        if (model := TENSOR_MODELS.get(str(schema.get("format")))) is not None:
+            return {"$ref": REFERENCE.format(model=model)}
         return {key: _with_tensors(value) for key, value in schema.items()}
     return [_with_tensors(item) for item in schema] if isinstance(schema, list) else schema
 

@@ -3,6 +3,7 @@
 import difflib
 import html
 import logging
+import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import orjson
@@ -12,11 +13,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
 from app.api.headers import NO_STORE, page_headers
 from app.errors import FieldError, InvalidRequest, LaminaError
+from app.scheduling import Abandoned
 
 logger = logging.getLogger("lamina")
 
@@ -24,6 +27,8 @@ MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
+MAX_WAIT_S, MAX_SPREAD_S = 5, 3
+METHODS = ("GET", "POST")
 
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
@@ -51,6 +56,8 @@ STATUS: dict[type[LaminaError], int] = {
     errors.DeviceLost: 503,
     errors.DeadlineExceeded: 504,
 }
+LEFT = (ClientDisconnect, Abandoned)
+"""What is raised where the client has gone: nobody is there to answer."""
 KINDS = {kind.code: kind for kind in STATUS}
 ERROR_PAGE = page_headers("default-src 'none'")
 ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
@@ -85,9 +92,13 @@ def problem(error: LaminaError) -> Response:
 def headers_of_error(error: LaminaError) -> dict[str, str]:
     """What the answer to an error carries beside its body, in any protocol."""
     status, headers = STATUS[type(error)], dict(NO_STORE)
-    if status in (429, 503):
+    if status == 429:
         # Whole seconds, and a little more than the wait.
         headers["Retry-After"] = str(int(getattr(error, "wait_s", 0.0)) + 1)
+    if status == 503:
+        # Spread, so that not all come back at once.
+        wait_s = min(int(getattr(error, "wait_s", 0.0)), MAX_WAIT_S)
+        headers["Retry-After"] = str(wait_s + random.randint(1, MAX_SPREAD_S))  # noqa: S311
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return headers
@@ -166,7 +177,7 @@ class CatchAll:
 
         try:
             await self.app(scope, receive, watch)
-        except ClientDisconnect:
+        except LEFT:
             return
         except LaminaError as error:
             if started:
@@ -188,6 +199,8 @@ def install(app: FastAPI) -> None:
         kind = ROUTING.get(error.status_code, LaminaError)
         response = problem(kind("GET /openapi.json lists the paths and their methods"))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods(app, request.scope))
         return response
 
     @app.get("/errors/{code}", include_in_schema=False)
@@ -196,6 +209,14 @@ def install(app: FastAPI) -> None:
             raise HTTPException(404)
         page = "".join(_page(KINDS[code]))
         return Response(page, headers=ERROR_PAGE, media_type="text/html; charset=utf-8")
+
+
+def _methods(app: FastAPI, scope: Scope) -> Iterator[str]:
+    """What the path takes; the router's own error knows the first route of the path alone."""
+    for method in METHODS:
+        asked = {**scope, "method": method}
+        if any(route.matches(asked)[0] is Match.FULL for route in app.routes):
+            yield method
 
 
 def _page(kind: type[LaminaError]) -> Iterator[str]:

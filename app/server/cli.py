@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import uvicorn
 
+from app.api import logs
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
 KEEP_ALIVE_S = 75
@@ -58,6 +59,8 @@ def _serve(settings: Settings) -> None:
         http="httptools",
         loop="uvloop",
         ws="none",
+        log_config=logs.config(settings.log_level),
+        log_level=settings.log_level,
         access_log=False,
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
