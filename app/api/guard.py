@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.clients import network_of
 from app.api.keys import CLIENT_ID, Keys
-from app.api.rates import Rates, address_of
+from app.api.rates import Rates
 from app.errors import LaminaError, Unauthorized
 
 OPEN = frozenset(("/livez", "/readyz"))
@@ -57,6 +58,6 @@ class Guard:
             scope.setdefault("state", {})[CLIENT_ID] = client
         denied = self._keys is not None and client is None and path not in OPEN
         if self._rates is not None and (denied or path not in UNLIMITED):
-            self._rates.take(client or address_of(scope))
+            self._rates.take(client or network_of(scope))
         if denied:
             raise Unauthorized("expected Authorization: Bearer KEY, with a key of this service")
