@@ -110,7 +110,9 @@ BOMBS: dict[str, Bomb] = {
     "depth-of-an-option": v1("relu", b'{"layout": %s1%s}' % (b'{"a":' * 150, b"}" * 150)),
     "depth-of-objects": v1("relu", b'{"a":' * 200),
     "digits": v1("relu", b'{"input": [%s]}' % (b"9" * 1000)),
-    "digits-of-an-option": v1("max_pool1d", b'{"input": [[[1]]], "kernel_size": %s}' % (b"9" * 900)),
+    "digits-of-an-option": v1(
+        "max_pool1d", b'{"input": [[[1]]], "kernel_size": %s}' % (b"9" * 900)
+    ),
     "exponent": v1("relu", b'{"input": [1e%s]}' % (b"9" * 900)),
     "many-fields": v1("max_pool2d", {f"f{i}": 0 for i in range(95)}),
     "many-near-fields": v1("max_pool2d", {f"kernel_siz{i}": 0 for i in range(45)}),
@@ -121,9 +123,9 @@ BOMBS: dict[str, Bomb] = {
     "ragged": v1("relu", b'{"input": [%s[]]}' % (b"[1]," * 240)),
     "shape-rank": v1("relu", {"input_shape": [1] * 300}, "/shape"),
     "shape-2^62": v1("relu", {"input_shape": [2**62] * 8}, "/shape"),
-    "shape-replicas": v1("sync_batch_norm", {"input_shapes": [[1]] * 200, "training": 1}, "/shape"),
-    "shape-padding": v1("conv3d", {"input_shape": [1, 1, BIG, BIG, BIG], "kernel_size": BIG,
-                                   "out_channels": 1}, "/shape"),
+    "shape-replicas": v1("sync_batch_norm", {"input_shapes": [[1]] * 190, "training": 1}, "/shape"),
+    "shape-padding": v1("max_pool3d", {"input_shape": [1, 1, BIG, BIG, BIG], "kernel_size": 3,
+                                       "padding": 4097}, "/shape"),
     "file-header-length": file(b"{}", length=2**63),
     "file-shape": file(entry([BIG] * 8, 4), bytes(4)),
     "file-empty-shape": file(entry([0, BIG, BIG, BIG], 0)),
