@@ -417,3 +417,18 @@ async def test_lines_are_written_before_the_shutdown_whatever_fails(
     await app({"type": "lifespan"}, receive, send)
     assert sent[-1] == 3
     assert [line["response_bytes"] for line in recorder.asked] == [3, 3, 3]
+
+
+def test_the_paths_of_layers_are_found_without_searching() -> None:
+    async def endpoint(request: object) -> None: ...
+
+    labels = Labels([Route("/a/{layer}", endpoint), Route("/b", endpoint)], ["relu", "lp_pool1d"])
+    labels._routes.clear()
+    assert labels.find("/a/relu") == ("/a/{layer}", "relu")
+    assert labels.find("/b") == ("/b", None)
+    assert labels.find("/a/other") == ("unmatched", None)
+
+
+def test_the_command_line_imports_no_torch() -> None:
+    code = "import sys, app.server.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -186,6 +186,16 @@ async def test_lying_header_lengths_are_400(client: httpx.AsyncClient, length: s
         ("deflate", zlib.compress(json.dumps({"inputs": [tensor()]}).encode()), 200),
         ("gzip", gzip.compress(b" " * (65 << 20), mtime=0), 413),
         ("deflate", zlib.compress(b" " * (65 << 20)), 413),
+        (
+            "gzip",
+            gzip.compress(json.dumps({"inputs": [tensor()]}).encode() + b" " * 50_000, mtime=0),
+            200,
+        ),
+        (
+            "gzip",
+            gzip.compress(json.dumps({"inputs": [tensor()]}).encode() + b" " * 99_000, mtime=0),
+            413,
+        ),
         ("gzip", gzip.compress(b"{}", mtime=0)[:-3], 400),
         ("gzip", gzip.compress(b"{}", mtime=0) + b"more", 400),
         ("gzip", b"{}", 400),

@@ -15,8 +15,8 @@ from app.schemas.tensors import json_kind
 MAX_MEMBERS = 256
 DIAGNOSED_BYTES = 256 * 1024
 """Longest body that is parsed again, with Python's parser, to say where it is wrong."""
-
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# An unclosed string matches to the end at once, or each quote in it would be tried again.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
