@@ -150,7 +150,7 @@ class _Inference:
         inference = await service.codec(small, self._decoded, body, headers)
         fields = fields_of(service.spec, service.tensors, inference, service.limits["max_replicas"])
         call, plan = service.planned(fields)
-        check_outputs(service.spec, plan, inference)
+        check_outputs(service.spec, plan, call.dtype, inference)
         decode_ms = (time.perf_counter() - begun) * 1e3
         result, queue_ms, compute_ms = await service.run(call, plan)
         begun = time.perf_counter()
