@@ -178,7 +178,7 @@ class _Inference:
         inference = await claim.read_or_print(small, partial(self._decoded, body, headers))
         fields = fields_of(service.spec, service.tensors, inference, service.limits["max_replicas"])
         call, plan = service.planned(fields)
-        check_outputs(service.spec, plan, inference)
+        check_outputs(service.spec, plan, call.dtype, inference)
         decode_ms = (clock() - begun) * 1e3 - claim.queue_ms
         begun, queued_ms = clock(), claim.queue_ms
         text_bytes = json.answer_bytes(plan.answer_numbers, call.dtype)
