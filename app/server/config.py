@@ -27,6 +27,7 @@ class ServingConfig(uvicorn.Config):
             http="app.server.protocol:Protocol",
             loop="uvloop",
             ws="none",
+            lifespan="on",
             access_log=False,
             server_header=False,
             proxy_headers=False,
