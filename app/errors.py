@@ -3,6 +3,8 @@
 LaminaError
 ├── RequestError                the caller can mend it
 │   ├── MalformedBody           not JSON, not UTF-8
+│   ├── Unauthorized            no key of ours
+│   ├── RateLimited             one client's requests come too fast
 │   ├── MalformedHttp           not HTTP/1.1, or HTTP that proxies read in two ways
 │   ├── HeadersTooLarge         more headers, or longer ones, than the limit
 │   ├── LengthRequired          a body of unknown length where one is needed
@@ -69,6 +71,30 @@ class MalformedBody(RequestError):
         'trailing comma: write non-finite numbers as the strings `"NaN"`, `"Infinity"` and '
         '`"-Infinity"`.'
     )
+
+
+class Unauthorized(RequestError):
+    code = "unauthorized"
+    title = "No valid key"
+    help = (
+        "Send `Authorization: Bearer KEY`, once, with a key that the service's operator gave you. "
+        "Without one only `/livez` and `/readyz` answer; keys in the URL are not looked at."
+    )
+
+
+class RateLimited(RequestError):
+    """`wait_s` is how long it takes until the next request may come."""
+
+    code = "rate-limited"
+    title = "Too many requests"
+    help = (
+        "One key, or one address, may send `max_requests_per_minute` of `GET /v1/info`. Send the "
+        "next after `Retry-After`."
+    )
+
+    def __init__(self, detail: str, wait_s: float) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
 
 
 class MalformedHttp(RequestError):

@@ -1,6 +1,5 @@
 """The one place where the parts are joined."""
 
-import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,18 +9,28 @@ from secrets import token_hex
 from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
+from app.api.access_log import AccessLog
+from app.api.guard import Guard
+from app.api.headers import NOSNIFF, WithHeaders
+from app.api.health import Readiness
+from app.api.keys import Keys
+from app.api.labels import Labels
 from app.api.layers import Compute, Front, LayerService, build_router
+from app.api.logs import request_logger
 from app.api.metrics import Metrics
+from app.api.rates import Rates
+from app.api.tracing import UNTRACED, Telemetry
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
+from app.errors import LaminaError
 from app.layers import LAYERS, LayerSpec
-from app.scheduling import INLINE_MS, Threads
+from app.scheduling import INLINE_MS, Admission, Threads, memory_budget
 from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
@@ -35,6 +44,7 @@ REQUEST_HEADERS = (
     BINARY_HEADER,
 )
 RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing", BINARY_HEADER)
+PREFLIGHT_AGE_S = 600
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -42,56 +52,113 @@ def create_app(
     settings: Settings | None = None, layers: Mapping[str, LayerSpec] = LAYERS
 ) -> ASGIApp:
     """The service as an ASGI app; settings come from the environment unless they are given."""
-    settings = settings or load_settings()
+    settings = _with_budget(settings or load_settings())
     engine = Engine(settings.device, settings.limits)
     count = thread_count(settings.threads, settings.workers)
     set_threads(1)  # the event loop's: it computes only what is too small to share
-    inline_ms = INLINE_MS if engine.device.type == "cpu" else 0
-    threads = Threads(partial(set_threads, count), inline_ms)
-    services = {name: LayerService(spec, engine, threads) for name, spec in layers.items()}
-    metrics = Metrics()
-    computes = {name: Compute(service, metrics) for name, service in services.items()}
+    gpu = engine.device.type != "cpu"
+    threads = Threads(set_threads, count, gpu=gpu)
+    admission = Admission(
+        threads,
+        budget_bytes=settings.limits["memory_budget_bytes"],
+        max_queued=settings.max_queued_requests,
+        timeout_s=settings.queue_timeout_ms / 1e3,
+        inline_ms=0 if gpu else INLINE_MS,
+    )
+    readiness = Readiness(lambda: admission.stuck_s)
+    metrics = Metrics(lambda: _loads(admission, engine))
+    services = {
+        name: LayerService(spec, engine, admission, metrics, readiness)
+        for name, spec in layers.items()
+    }
+    computes = {name: Compute(service) for name, service in services.items()}
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Readiness]]:
         engine.warm_up()
-        await threads.compute(math.inf, engine.warm_up)
-        yield
+        for executor in (threads.large, threads.small):
+            executor.submit(engine.warm_up).result()
+        yield {"readiness": readiness}
         threads.close()
 
+    # A redirect would name the host that the request names.
     app = FastAPI(
-        title="Lamina", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
+        title="Lamina",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=UNTRACED,
+        lifespan=lifespan,
     )
     problems.install(app)
     app.add_middleware(problems.CatchAll)
+    app.add_middleware(WithHeaders)
     app.include_router(build_router(layers, engine, computes))
-    app.include_router(service.build_router(_info(settings, engine, count), metrics))
+    app.include_router(service.build_router(_info(settings, engine, count), metrics, readiness))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    front = Front(app, computes, v2.build_app(services, metrics))
-    return _wrapped(problems.CatchAll(front), settings)
+    protocol = v2.build_router(services, metrics, readiness)
+    front = Front(app, computes, v2.build_app(protocol))
+    labels = Labels([*app.routes, *protocol.routes], layers)
+    return _wrapped(problems.CatchAll(_guarded(front, settings)), settings, labels)
 
 
-def _wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Request ids and cross-origin headers around everything, errors included."""
-    wrapped: ASGIApp = CorrelationIdMiddleware(
-        app,
+def _guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Behind keys and rates, where the settings ask for them."""
+    keys = settings.read_keys()
+    rate = settings.max_requests_per_minute
+    if not keys and rate is None:
+        return app
+    return Guard(app, Keys(keys) if keys else None, Rates(rate) if rate else None, _refusal)
+
+
+def _refusal(path: str, error: LaminaError) -> Response:
+    return v2.problem(error) if v2.owns(path) else problems.problem(error)
+
+
+def _with_budget(settings: Settings) -> Settings:
+    """Settings with a memory budget: where none is given, from the container's memory."""
+    if settings.memory_budget_bytes is not None:
+        return settings
+    budget = memory_budget(settings.workers, settings.max_json_body_bytes)
+    return settings.model_copy(update={"memory_budget_bytes": budget})
+
+
+def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
+    """Request ids, spans, the log and cross-origin headers around everything, errors included."""
+    if settings.cors_origins:
+        app = cors = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_credentials,
+            allow_methods=["GET", "POST"],
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
+            max_age=PREFLIGHT_AGE_S,
+        )
+        cors.preflight_headers.update(NOSNIFF)
+    if settings.log_level in ("debug", "info"):
+        app = AccessLog(app, labels, request_logger(settings.log_level))
+    return CorrelationIdMiddleware(
+        Telemetry(app, labels),
         header_name="X-Request-ID",
         update_request_header=False,
         generator=partial(token_hex, 16),
         transformer=None,
         validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
     )
-    if settings.cors_origins:
-        wrapped = CORSMiddleware(
-            wrapped,
-            allow_origins=settings.cors_origins,
-            allow_credentials=settings.cors_credentials,
-            allow_methods=["GET", "POST"],
-            allow_headers=REQUEST_HEADERS,
-            expose_headers=RESPONSE_HEADERS,
-        )
-    return wrapped
+
+
+def _loads(admission: Admission, engine: Engine) -> dict[str, int]:
+    """The values of the gauges."""
+    return {
+        "in_flight_requests": admission.in_flight,
+        "queued_requests": admission.queued,
+        "reserved_bytes": admission.reserved_bytes,
+        "memory_budget_bytes": engine.limits["memory_budget_bytes"],
+        "device_memory_bytes": engine.device_memory_bytes,
+    }
 
 
 def _info(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:

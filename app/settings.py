@@ -2,14 +2,29 @@
 
 import difflib
 import os
+import re
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "LAMINA_"
 MIB = 1 << 20
+MIN_KEY = 16
+KEY = re.compile(r"[!-~]*")
+SECRET = frozenset(("api_keys",))
+"""Settings whose values stand in no message."""
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
 
 
 class SettingsError(ValueError):
@@ -20,7 +35,11 @@ class Settings(BaseSettings):
     """Where the service listens, what it runs on, and its limits."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
     )
 
     host: str = "127.0.0.1"
@@ -36,7 +55,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Comma-separated keys, one of which `Authorization: Bearer KEY` must carry."""
     api_keys_file: Path | None = None
-    """A file of keys, one a line."""
+    """A file of keys, one a line; blank lines and those that begin with `#` do not count."""
     max_requests_per_minute: int | None = Field(None, ge=1)
     """Most requests of one key, or of one address where there are no keys; left out: no bound."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
@@ -45,6 +64,8 @@ class Settings(BaseSettings):
     """Comma-separated origins that browsers may call from, or `*`."""
     cors_credentials: bool = False
     """Whether browsers may send credentials; refused with `*`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged at least; from `warning` on there are no lines of requests."""
     docs: bool = True
     """Whether `/docs` and `/openapi.json` are served."""
     max_json_body_bytes: int = Field(16 * MIB, ge=1024, le=1024 * MIB)
@@ -90,14 +111,70 @@ class Settings(BaseSettings):
 
     @field_validator("api_keys", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+    def _split(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = tuple(filter(None, (part.strip() for part in value.split(","))))
+        if not parts and info.field_name == "api_keys":
+            raise ValueError("it is set and holds no key; without it, keys are not asked for")
+        return parts
+
+    @field_validator("api_keys")
+    @classmethod
+    def _strong_keys(cls, keys: tuple[SecretStr, ...]) -> object:
+        for number, key in enumerate(keys, 1):
+            _check_key(f"key {number}", key.get_secret_value())
+        return keys
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _narrow_networks(cls, proxies: tuple[str, ...]) -> object:
+        for proxy in proxies:
+            try:
+                wide = ip_network(proxy).prefixlen == 0
+            except ValueError:
+                raise ValueError("expected addresses, or networks such as 10.0.0.0/8") from None
+            if wide:
+                raise ValueError("a network of every address would let anyone name any address")
+        return proxies
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _plain_origins(cls, origins: tuple[str, ...]) -> object:
+        for origin in origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "expected origins as browsers send them, scheme://host or scheme://host:port "
+                    "in lower case without a path or a final slash, or *"
+                )
+            if DEFAULT_PORT.fullmatch(origin):
+                raise ValueError("browsers leave the scheme's own port out of an origin")
+        return origins
 
     @model_validator(mode="after")
     def _no_wildcard_with_credentials(self) -> Self:
         if self.cors_credentials and "*" in self.cors_origins:
             raise ValueError("with LAMINA_CORS_ORIGINS=* it must stay false: name the origins")
         return self
+
+    def read_keys(self) -> tuple[str, ...]:
+        """The keys in force: those of the variable, then those of the file.
+
+        Raises:
+            SettingsError: a file that cannot be read, or holds no key, or one that is too weak.
+
+        """
+        keys = [key.get_secret_value() for key in self.api_keys]
+        if self.api_keys_file is not None:
+            try:
+                keys += _keys_of(self.api_keys_file)
+            except (OSError, ValueError) as error:
+                # Decoding's own words would repeat bytes of the file.
+                said = "it is not text" if isinstance(error, UnicodeError) else str(error)
+                said = (error.strerror or said) if isinstance(error, OSError) else said
+                name = f"{PREFIX}API_KEYS_FILE={str(self.api_keys_file)!r}"
+                raise SettingsError(f"{name}: {said}") from None
+        return tuple(dict.fromkeys(keys))
 
     @property
     def limits(self) -> dict[str, int]:
@@ -110,11 +187,31 @@ class Settings(BaseSettings):
         }
 
 
+def _keys_of(path: Path) -> list[str]:
+    """The keys of a file, one a line."""
+    lines = (line.strip() for line in path.read_text("utf-8-sig").split("\n"))
+    keys = [(n, line) for n, line in enumerate(lines, 1) if line and line[0] != "#"]
+    for number, key in keys:
+        _check_key(f"line {number}", key)
+    if not keys:
+        raise ValueError("it holds no key")
+    return [key for _, key in keys]
+
+
+def _check_key(name: str, key: str) -> None:
+    """Raise ValueError, without the key, where it is one that headers cannot hold or is short."""
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{name}: expected printable ASCII without spaces")
+    if len(key) < MIN_KEY:
+        raise ValueError(f"{name}: expected at least {MIN_KEY} characters; got {len(key)}")
+
+
 def load_settings(**flags: object) -> Settings:
     """Settings from the environment; a flag that is not None wins over its variable.
 
     Raises:
-        SettingsError: a value out of range, or an unknown variable of our prefix.
+        SettingsError: a value out of range, an unknown variable of our prefix, or keys that
+            cannot be read. It holds no key.
 
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
@@ -125,10 +222,14 @@ def load_settings(**flags: object) -> Settings:
             raise SettingsError(f"{variable}: there is no such setting{hint}")
     try:
         given: dict[str, Any] = {k: v for k, v in flags.items() if v is not None}
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "cors_credentials"
         message = first["msg"].removeprefix("Value error, ")
-        came = "true" if not first["loc"] else repr(first["input"])
-        raise SettingsError(f"{PREFIX}{name.upper()}={came}: {message}") from None
+        came = "=true" if not first["loc"] else f"={first['input']!r}"
+        if name in SECRET:
+            came = ""
+        raise SettingsError(f"{PREFIX}{name.upper()}{came}: {message}") from None
+    settings.read_keys()
+    return settings

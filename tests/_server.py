@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+Log = Path | IO[bytes]
 
 
 @dataclass
@@ -34,9 +37,8 @@ class Serving:
 
 
 @contextmanager
-def serving(*flags: str, log: Path | None = None, **settings: str) -> Iterator[int]:
+def serving(*flags: str, log: Log = Path(os.devnull), **settings: str) -> Iterator[int]:
     """Runs `lamina serve` with these flags and LAMINA_* settings; gives its port."""
-    log = log or Path(os.devnull)
     with started(*flags, log=log, settings={"DRAIN_DELAY_MS": "0"} | settings) as server:
         yield server.port
         assert server.stop(within_s=30)[0] == 0
@@ -45,7 +47,7 @@ def serving(*flags: str, log: Path | None = None, **settings: str) -> Iterator[i
 @contextmanager
 def started(
     *flags: str,
-    log: Path,
+    log: Log,
     app: str = "app.server.cli",
     settings: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
@@ -57,7 +59,7 @@ def started(
     command = [sys.executable, "-m", app, "serve", "--port", str(port), *flags]
     variables = {f"LAMINA_{name}": value for name, value in (settings or {}).items()}
     variables = {**os.environ, **(environment or {}), **variables}
-    with open(log, "wb") as output:
+    with open(log, "wb") if isinstance(log, Path) else nullcontext(log) as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
     try:
         for _ in range(600):
@@ -67,7 +69,8 @@ def started(
             except OSError:
                 time.sleep(0.05)
         with ExitStack() as connections:
-            yield Serving(process, port, log, connections)
+            path = log if isinstance(log, Path) else Path(os.devnull)
+            yield Serving(process, port, path, connections)
     finally:
         process.kill()
         process.wait()

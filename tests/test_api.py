@@ -193,6 +193,22 @@ async def test_statuses(client: httpx.AsyncClient) -> None:
         check_problem(response)
 
 
+@pytest.mark.parametrize("encoding", ["nested", "flat", "base64"])
+async def test_what_was_counted_is_a_number(client: httpx.AsyncClient, encoding: str) -> None:
+    body = {"input": [[1, 2], [3, 5]], "training": True, "encoding": encoding}
+    stats = (await client.post("/v1/layers/batch_norm1d", json=body)).json()["running_stats"]
+    assert stats["num_batches_tracked"] == 1
+    again = await client.post("/v1/layers/batch_norm1d", json={**body, "num_batches_tracked": 1})
+    assert again.json()["running_stats"]["num_batches_tracked"] == 2
+
+
+async def test_allow_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
+    for path, methods in ((POOL, "GET, POST"), (f"{POOL}/shape", "POST"), ("/v1/layers", "GET")):
+        for method in ("DELETE", "PUT", "OPTIONS"):
+            response = await client.request(method, path)
+            assert (response.status_code, response.headers["Allow"]) == (405, methods)
+
+
 async def chunks(mebibytes: int) -> Any:
     for _ in range(mebibytes):
         yield b" " * (1 << 20)
@@ -281,7 +297,8 @@ async def test_documents(client: httpx.AsyncClient) -> None:
         assert body["content"]["application/json"]["example"]
     text = json.dumps(document)
     for part in set(text.split('"$ref": "')[1:]):
-        assert part.partition('"')[0].rpartition("/")[2] in document["components"]["schemas"]
+        _, _, kind, name = part.partition('"')[0].split("/")
+        assert name in document["components"][kind]
     page = await client.get("/docs")
     assert "http" not in page.text.replace("<!doctype html>", "")
     for asset in ("docs.js", "swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css"):

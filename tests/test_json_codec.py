@@ -148,6 +148,7 @@ def test_every_half_prints_its_shortest_text(dtype: str) -> None:
         (b'{"shape": [-1], "data": []}', "#/input", "tensor-form"),
         (b'{"shape": [4294967296, 4294967296], "data": []}', "#/input/data", "shape-mismatch"),
         (b'{"shape": [1], "data": [[1]], "more": 1}', "#/input", "tensor-form"),
+        (b'{"shape": [2], "shape": [1], "data": [1]}', "#/input", "tensor-form"),
     ],
 )
 def test_refused_tensors(text: bytes, pointer: str, code: str) -> None:
@@ -167,6 +168,30 @@ def test_refused_bodies(body: bytes) -> None:
         read(body)
     assert isinstance(caught.value, MalformedBody | InvalidRequest)
     assert len(caught.value.detail) < 300
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a\\u0000b": 1}', b'{"a": 1, "a\\u0000": 2}', b'{"a": {"b": [{"\\u0000": 1}]}}',
+     b'{"input": {"shape\\u0000": [1]}}'],
+)  # fmt: skip
+def test_names_with_a_nul_are_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="NUL"):
+        read(body)
+
+
+def test_objects_of_many_fields_are_refused_at_once() -> None:
+    """simdjson finds a field by looking at those before it: a million would take an hour."""
+    many = b"{%s}" % b",".join(b'"%d": 0' % number for number in range(1_000_000))
+    for text in (b"%s", b'{"k": %s}', b'{"input": %s}'):
+        with pytest.raises(InvalidRequest, match="at most 256 fields"):
+            read(text % many)
+
+
+def test_names_may_be_written_with_escapes() -> None:
+    fields = read(b'{"in\\u0070ut": [1, 2], "\\u00e5\\ud83d\\ude00": {"\\n": 1}}')
+    assert as_array(fields["input"]).tolist() == [1, 2]  # type: ignore[arg-type]
+    assert fields["å😀"] == {"\n": 1}
 
 
 def test_a_tensor_may_have_a_dtype_of_its_own() -> None:
@@ -191,6 +216,7 @@ def test_a_list_of_tensors_is_read_one_by_one() -> None:
         (b"[[[1, 2]], [[3, 4], [5]]]", "#/inputs/1/1", "ragged"),
         (b"[[1], [2], [3], [4]]", "#/inputs", "too-long"),
         (b"[[1], [null]]", "#/inputs/1/0", "not-a-number"),
+        (b'{"shape": [1], "data": [7]}', "#/inputs", "tensor-form"),
     ],
 )
 def test_refused_lists(text: bytes, pointer: str, code: str) -> None:
@@ -199,9 +225,10 @@ def test_refused_lists(text: bytes, pointer: str, code: str) -> None:
     assert (caught.value.errors[0].pointer, caught.value.errors[0].code) == (pointer, code)
 
 
-def test_long_integers_are_numbers_for_floats() -> None:
-    numbers = decode(b"[100000000000000000000, -9223372036854775809]", "float64")
-    assert as_array(numbers).tolist() == [1e20, -9223372036854775808.0]
+@pytest.mark.parametrize("number", [2**64 - 1, 2**64, 10**20 - 1, 10**20, -(2**63) - 1, 7**99])
+def test_long_integers_are_numbers_for_floats(number: int) -> None:
+    numbers = decode(b"[%d, %d]" % (number, -number), "float64")
+    assert as_array(numbers).tolist() == [float(number), -float(number)]
 
 
 def test_integers_are_exact_or_refused() -> None:
@@ -209,6 +236,20 @@ def test_integers_are_exact_or_refused() -> None:
     for text, dtype in ((b"[128]", "int8"), (b"[-1]", "uint8"), (b"[1.0]", "int32")):
         with pytest.raises(InvalidRequest):
             decode(text, dtype)
+
+
+def test_long_integers_in_strings_are_text() -> None:
+    long = "100000000000000000000"
+    body = {
+        "dtype": "float64",
+        "input": [int(long)],
+        f"[{long}, \\": f"[{long}]",
+        "k": [f'"{long}"', f": {long} "],
+    }
+    fields = read(json.dumps(body).encode())
+    assert fields.keys() == body.keys()
+    assert (fields[f"[{long}, \\"], fields["k"]) == (f"[{long}]", body["k"])
+    assert as_array(fields["input"]).tolist() == [1e20]  # type: ignore[arg-type]
 
 
 WIDE = b",".join([b"0.123456789012345"] * 12)

@@ -1,253 +1,265 @@
-"""Tensors as bytes over HTTP: safetensors files both ways, base64, and hostile frames."""
+"""The frame of safetensors files: golden and hostile bytes, limits, the library both ways, memory.
 
-import base64
+`golden/` and `hostile/` hold the files and what makes them.
+"""
+
 import json
 import math
 import struct
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import safetensors.numpy
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.codecs import safetensors as codec
-from app.errors import LaminaError
+from app.errors import InvalidRequest, LaminaError
 from app.main import create_app
-from app.schemas.tensors import DTYPES, TensorField, TensorPayload
+from app.schemas.tensors import TensorField, TensorPayload
 from app.settings import Settings
+from tests._binary import DTYPES, FILE, JSON, bits, opened, post, problem, saved
+from tests.golden import make as golden
+from tests.hostile import make as hostile
 
 pytestmark = pytest.mark.anyio
-BINARY, JSON = "application/vnd.safetensors", "application/json"
-FLOATS = ("float32", "float64", "float16", "bfloat16")
+GOLDEN = {
+    "no-metadata": "relu",
+    "foreign-metadata": "relu",
+    "names-against-their-offsets": "layer_norm",
+    "odd-header-length": "relu",
+    "no-elements": "relu",
+    "one-number": "relu",
+}
+
+
+def split(content: bytes) -> tuple[bytes, bytes]:
+    """Header and data."""
+    length = struct.unpack("<Q", content[:8])[0]
+    return content[8 : 8 + length], content[8 + length :]
+
+
+@pytest.mark.parametrize("made", [golden, hostile])
+def test_the_files_are_those_that_are_made(made: Any) -> None:
+    """Those by dtype go through `test_binary.py`."""
+    folder = Path(made.__file__).parent
+    assert {path.stem: path.read_bytes() for path in folder.glob("*.safetensors")} == made.FILES
+    assert made is hostile or made.FILES.keys() == {*GOLDEN, *DTYPES, "answer"}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+async def test_golden_requests_get_their_input_back(client: httpx.AsyncClient, name: str) -> None:
+    content = golden.FILES[name]
+    sent = safetensors.torch.load(content)
+    tensors, _ = opened(await post(client, GOLDEN[name], content))
+    assert bits(tensors["output"]) == bits(sent["input"])
+
+
+def test_the_golden_answer_is_written_as_it_stands_there() -> None:
+    def payload(dtype: str, tensor: torch.Tensor) -> TensorPayload:
+        return TensorPayload(dtype, tuple(tensor.shape), memoryview(bits(tensor)[2]))
+
+    ones = {name: torch.ones(3, dtype=dtype) for name, dtype in DTYPES.items()}
+    parts = {name: payload(name, tensor) for name, tensor in ones.items()}
+    outputs = [payload("uint8", torch.ones(0, 2, dtype=torch.uint8))]
+    answer = {"layer": "any", "parts": {"text": "\u00fc", **parts}, "outputs": outputs,
+              "none": None, "empty": {}, "list": [1, 2]}  # fmt: skip
+    content = b"".join(codec.encode(answer))
+    assert content == golden.FILES["answer"]
+    read = safetensors.torch.load(content)
+    assert {name: bits(read[f"parts.{name}"]) for name in DTYPES} == {
+        name: bits(tensor) for name, tensor in ones.items()
+    }
+
+
+BROKEN = """
+    empty seven-bytes length-0 length-beyond-the-file length-2-to-63 length-2-to-64-less-1
+    length-cuts-the-header pickle npz header-after-a-space header-after-a-bom header-in-utf-16
+    header-not-utf-8 header-padded-with-nul header-an-array header-twice header-deep
+    header-of-a-long-number header-with-nan name-twice member-twice metadata-twice metadata-a-list
+    metadata-null metadata-of-numbers request-an-object request-not-json request-cut
+    request-an-array request-with-nan request-deep request-a-lone-surrogate entry-a-number
+    entry-without-dtype entry-without-shape entry-without-offsets shape-a-number shape-nested
+    shape-of-booleans shape-of-floats shape-negative shape-beyond-its-bytes shape-below-its-bytes
+    shape-wraps-64-bits shape-of-2-to-124 offsets-of-three offsets-of-floats offsets-of-booleans
+    offsets-negative offsets-reversed offsets-beyond-the-file offsets-wrap-64-bits data-cut
+    data-missing data-left-over data-of-nobody gap-before gap-between overlap overlap-of-all
+    overlap-of-nothing header-over-64-kib extent-2-to-31 extent-2-to-62 tensors-900
+"""
+WRONG: dict[str, tuple[str, str]] = {
+    "request-of-an-unknown-field": ("#/explian", "explain"),
+    "request-field-twice": ("#/explain", ""),
+    "request-holds-the-input-too": ("#/input", ""),
+    "request-holds-a-tensor": ("#/grad_output", ""),
+    "request-holds-all-tensors": ("#/input", ""),
+    "no-tensor": ("#/input", ""),
+    "tensor-unknown": ("#/inptu", "input"),
+    "tensor-unknown-in-float64": ("#/inptu", "input"),
+    "tensor-of-no-name": ("#/", ""),
+    "tensor-named-as-an-option": ("#/explain", ""),
+    "tensor-named-dtype": ("#/dtype", ""),
+    "tensor-named-as-a-list": ("#/input.0", "input"),
+    "tensor-of-a-surrogate": ("#/", ""),
+    "rank-9": ("#/input", "8 axes"),
+    "rank-10000": ("#/input", "8 axes"),
+    "dtype-bool": ("#/input", "BOOL"),
+    "dtype-c64": ("#/input", "C64"),
+    "dtype-f8-e4m3": ("#/input", "F8_E4M3"),
+    "dtype-u16": ("#/input", "U16"),
+    "dtype-small-letters": ("#/input", "f32"),
+    "dtype-of-our-own-name": ("#/input", "F32"),
+    "dtype-no-float": ("", ""),
+    "dtype-other-than-asked": ("#/input", "bfloat16"),
+    "dtype-not-a-word": ("#/dtype", ""),
+    "dtype-an-object": ("#/dtype", ""),
+    "dtype-unknown": ("#/dtype", ""),
+    "dtype-mixed": ("#/grad_output", "float64"),
+    "dtype-mixed-wider-first": ("#/grad_output", "float64"),
+    "list-with-a-gap": ("#/inputs", ""),
+    "list-from-1": ("#/inputs", ""),
+    "list-of-padded-numbers": ("#/inputs", ""),
+    "list-of-letters": ("#/inputs", ""),
+    "list-in-one": ("#/inputs", ""),
+    "list-and-one": ("#/inputs", ""),
+    "list-below-a-list": ("#/inputs", ""),
+    "list-number-of-5000-digits": ("#/inputs", ""),
+    "list-of-other-digits": ("#/inputs", ""),
+}
+HOSTILE = {**dict.fromkeys(BROKEN.split(), (400, "", "")),
+           **{name: (422, *expected) for name, expected in WRONG.items()}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", hostile.ATTACKS)
+async def test_hostile_files(client: httpx.AsyncClient, name: str) -> None:
+    status, pointer, said = HOSTILE[name]
+    layer = "sync_batch_norm" if name.startswith("list-") else "relu"
+    wrong = problem(await post(client, layer, hostile.ATTACKS[name]), status)
+    assert said in wrong["detail"]
+    assert not pointer or wrong["errors"][0]["pointer"] == pointer
+    again = await post(client, layer, hostile.ATTACKS[name], JSON)
+    assert again.json() | {"request_id": ""} == wrong | {"request_id": ""}
+
+
+async def test_what_the_attacks_are_made_from_is_no_attack(client: httpx.AsyncClient) -> None:
+    assert hostile.ATTACKS.keys() == HOSTILE.keys()
+    for header in (hostile.BASE, hostile.asked('{"explain": true}')):
+        tensors, _ = opened(await post(client, "relu", hostile.framed(header)))
+        assert tensors["output"].tolist() == [1, 0]
+    halves = hostile.HALF, hostile.REST
+    for first, second in (halves, halves[::-1]):
+        content = hostile.framed(hostile.two(first, second))
+        assert "gradients.input" in opened(await post(client, "relu", content))[0]
+    content = hostile.listed({"inputs.0": hostile.ROW, "inputs.1": hostile.NEXT_ROW})
+    assert "outputs.1" in opened(await post(client, "sync_batch_norm", content))[0]
+
+
+async def test_every_cut_of_a_good_file_is_refused(client: httpx.AsyncClient) -> None:
+    whole = golden.FILES["float32"]
+    for length in range(len(whole)):
+        problem(await post(client, "max_pool2d", whole[:length]), 400)
+
+
+@pytest.mark.parametrize("flipped", [0x01, 0x20, 0x80])
+async def test_a_flipped_bit_is_never_our_fault(client: httpx.AsyncClient, flipped: int) -> None:
+    whole = golden.FILES["foreign-metadata"]
+    seen = set()
+    for place in range(len(whole) - 8):
+        broken = bytearray(whole)
+        broken[place] ^= flipped
+        response = await post(client, "relu", bytes(broken))
+        seen.add(response.status_code)
+        if response.status_code != 200:
+            problem(response, 400, 422)
+    assert 400 in seen
+
+
+def sized(length: int) -> bytes:
+    """A good file of that many bytes, filled up with float32 and spaces."""
+    frame, header = 8, 200
+    count, spaces = divmod(length - frame - header, 4)
+    text = json.dumps({"input": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}})
+    content = hostile.framed(text.ljust(header + spaces).encode(), b"\0" * 4 * count)
+    assert len(content) == length
+    return content
 
 
 @pytest.fixture
-async def small() -> AsyncIterator[httpx.AsyncClient]:
-    """A service that takes binary bodies of 4096 bytes at most."""
-    transport = httpx.ASGITransport(create_app(Settings(max_binary_body_bytes=4096)))
+async def narrow() -> AsyncIterator[httpx.AsyncClient]:
+    """A service that takes 5000 bytes of safetensors, and 2000 of JSON."""
+    settings = Settings(max_binary_body_bytes=5000, max_json_body_bytes=2000)
+    transport = httpx.ASGITransport(create_app(settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         yield http
 
 
-def file(tensors: dict[str, torch.Tensor], request: dict[str, Any] | None = None) -> bytes:
-    metadata = None if request is None else {"request": json.dumps(request)}
-    return safetensors.torch.save(tensors, metadata)
+async def chunked(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 700):
+        yield content[start : start + 700]
 
 
-async def post(
-    http: httpx.AsyncClient, layer: str, content: bytes, sent: str = BINARY, accept: str = BINARY
-) -> httpx.Response:
-    headers = {"Content-Type": sent, "Accept": accept}
-    return await http.post(f"/v1/layers/{layer}", content=content, headers=headers)
+@pytest.mark.parametrize(("length", "status"), [(4999, 200), (5000, 200), (5001, 413)])
+async def test_the_limit_of_a_file(narrow: httpx.AsyncClient, length: int, status: int) -> None:
+    content = sized(length)
+    headers = {"Content-Type": FILE}
+    for body in (content, chunked(content)):
+        response = await narrow.post("/v1/layers/relu", content=body, headers=headers)
+        assert response.status_code == status
+        if status == 413:
+            problem(response, 413)
+        else:
+            assert len(response.json()["output"]) == (length - 208) // 4
 
 
-def bits(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-async def test_a_pooling_with_its_gradient(client: httpx.AsyncClient, dtype: str) -> None:
-    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)).to(
-        getattr(torch, dtype)
-    )
-    options = {"kernel_size": 2, "return_indices": True}
-    grad = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(1)).to(x)
-    response = await post(client, "max_pool2d", file({"input": x, "grad_output": grad}, options))
-    assert response.headers["Content-Type"] == BINARY
-    assert "Server-Timing" in response.headers
-    answer = safetensors.torch.load(response.content)
-    leaf = x.double().requires_grad_()
-    output, indices = F.max_pool2d(leaf, 2, return_indices=True)
-    output.backward(grad.double())
-    assert leaf.grad is not None
-    assert bits(answer["output"]) == bits(output.detach().to(x))
-    assert torch.equal(answer["indices"], indices)
-    assert bits(answer["gradients.input"]) == bits(leaf.grad.to(x))
-    header = json.loads(response.content[8 : 8 + struct.unpack("<Q", response.content[:8])[0]])
-    rest = json.loads(header["__metadata__"]["response"])
-    assert rest["dtype"] == dtype
-    assert rest["output_shape"] == [2, 3, 3, 3]
-    assert rest["options"]["kernel_size"] == [2, 2]
-    assert not {"output", "gradients", "indices"} & rest.keys()
-
-
-async def test_request_and_answer_choose_independently(client: httpx.AsyncClient) -> None:
-    binary = file({"input": torch.tensor([-1.0, 2.0])})
-    text = b'{"input": [-1, 2]}'
-    for content, sent in ((binary, BINARY), (text, JSON)):
-        for accept, kind in (
-            (BINARY, BINARY),
-            (JSON, JSON),
-            ("*/*", JSON),
-            (f"{BINARY}, {JSON};q=0.5", BINARY),
-            (f"{BINARY};q=0.1, {JSON}", JSON),
-        ):
-            response = await post(client, "relu", content, sent, accept)
-            assert response.headers["Content-Type"] == kind
-            if kind == JSON:
-                assert response.json()["output"] == [0.0, 2.0]
-            else:
-                assert safetensors.torch.load(response.content)["output"].tolist() == [0.0, 2.0]
-
-
-async def test_lists_of_tensors_and_state(client: httpx.AsyncClient) -> None:
-    inputs = {f"inputs.{i}": torch.randn(n, 3) for i, n in ((1, 1), (0, 4))}
-    request = {"training": True, "grad_outputs": "ones"}
-    response = await post(client, "sync_batch_norm", file(inputs, request))
-    answer = safetensors.torch.load(response.content)
-    joined = torch.cat([inputs["inputs.0"], inputs["inputs.1"]])
-    torch.testing.assert_close(answer["batch_stats.mean"], joined.mean(0))
-    assert answer["outputs.0"].shape == (4, 3)
-    assert answer["outputs.1"].shape == (1, 3)
-    assert answer["gradients.inputs.1"].shape == (1, 3)
-    assert answer["replicas.0.output"].shape == (4, 3)
-    assert answer["running_stats.num_batches_tracked"].item() == 1
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-async def test_base64_is_bit_exact(client: httpx.AsyncClient, dtype: str) -> None:
-    x = torch.arange(12).view(1, 1, 3, 4).to(getattr(torch, dtype))
-    packed = {"shape": [1, 1, 3, 4], "dtype": dtype, "base64": base64.b64encode(bits(x)).decode()}
-    body = {"input": packed, "dtype": dtype, "kernel_size": 1, "encoding": "base64"}
-    answer = (await client.post("/v1/layers/max_pool2d", json=body)).json()
-    assert answer["output"] == packed
-
-
-@pytest.mark.parametrize(
-    ("change", "pointer"),
-    [
-        ({"base64": "AAAAAA=="[:-1]}, "#/input/base64"),
-        ({"base64": "AAAA\nAA=="}, "#/input/base64"),
-        ({"base64": "AA-_AA=="}, "#/input/base64"),
-        ({"base64": "AAAAAAA="}, "#/input/base64"),
-        ({"shape": [2]}, "#/input/base64"),
-        ({"shape": [2**62, 2**62]}, "#/input/base64"),
-        ({"dtype": "float64"}, "#/input/dtype"),
-        ({"data": [1]}, "#/input"),
-        ({"dtype": None}, "#/input"),
-    ],
-)
-async def test_broken_base64_is_refused(
-    client: httpx.AsyncClient, change: dict[str, Any], pointer: str
+@pytest.mark.parametrize(("length", "status"), [(1999, 200), (2000, 200), (2001, 413)])
+async def test_json_has_a_limit_of_its_own(
+    narrow: httpx.AsyncClient, length: int, status: int
 ) -> None:
-    packed = {"shape": [1], "dtype": "float32", "base64": "AAAAAA==", **change}
-    body = {"input": {k: v for k, v in packed.items() if v is not None}}
-    response = await client.post("/v1/layers/relu", json=body)
-    assert response.status_code == 422
-    assert response.json()["errors"][0]["pointer"] == pointer
+    body = b'{"input": [1]}'.ljust(length)
+    assert (await post(narrow, "relu", body, FILE, JSON)).status_code == status
 
 
-async def test_the_limit_of_a_binary_body(small: httpx.AsyncClient) -> None:
-    def sized(length: int) -> bytes:
-        content = file({"input": torch.zeros((length - 200) // 4)})
-        header = 8 + struct.unpack("<Q", content[:8])[0]
-        padding = b" " * (length - len(content))
-        grown = struct.pack("<Q", header - 8 + len(padding))
-        return grown + content[8:header] + padding + content[header:]
-
-    for length, status in ((4095, 200), (4096, 200), (4097, 413)):
-        content = sized(length)
-        assert len(content) == length
-        assert (await post(small, "relu", content)).status_code == status
+async def test_the_limits_are_told(client: httpx.AsyncClient, narrow: httpx.AsyncClient) -> None:
+    for http, file, text in ((client, 64 << 20, 16 << 20), (narrow, 5000, 2000)):
+        limits = (await http.get("/v1/info")).json()["limits"]
+        assert limits["max_binary_body_bytes"] == file
+        assert limits["max_json_body_bytes"] == text
 
 
-def framed(header: object, data: bytes = b"") -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
+@pytest.mark.parametrize(("length", "status"), [(65_536, 200), (65_537, 400)])
+async def test_the_limit_of_a_header(client: httpx.AsyncClient, length: int, status: int) -> None:
+    header, data = split(saved({"input": torch.ones(2)}))
+    content = hostile.framed(header.ljust(length), data)
+    assert (await post(client, "relu", content, JSON)).status_code == status
 
 
-def entry(start: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> Any:
-    shape = [(end - start) // 4] if shape is None else shape
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
-
-ONE = entry(0, 4)
-HOSTILE: dict[str, tuple[bytes, int]] = {
-    "empty": (b"", 400),
-    "seven-bytes": (b"\0" * 7, 400),
-    "header-behind-the-end": (struct.pack("<Q", 100) + b"{}", 400),
-    "header-of-2^63": (struct.pack("<Q", 2**63) + b"{}", 400),
-    "header-over-64-kib": (framed(b"{}" + b" " * 65_536), 400),
-    "header-no-json": (framed(b"{"), 400),
-    "header-deep": (framed(b"[" * 60_000), 400),
-    "header-a-list": (framed([]), 400),
-    "header-no-utf8": (framed(b'{"\xff": 1}'), 400),
-    "metadata-numbers": (framed({"__metadata__": {"request": 1}}), 400),
-    "request-no-json": (framed({"__metadata__": {"request": "{"}}), 400),
-    "request-a-list": (framed({"__metadata__": {"request": "[]"}}), 400),
-    "entry-a-number": (framed({"input": 1}), 400),
-    "offsets-behind-the-end": (framed({"input": entry(0, 8)}, b"\0" * 4), 400),
-    "offsets-negative": (framed({"input": entry(-4, 0, [1])}, b"\0" * 4), 400),
-    "offsets-floats": (
-        framed({"input": {**ONE, "data_offsets": [0.0, 4.0]}}, b"\0" * 4), 400,
-    ),
-    "shape-product-overflows": (framed({"input": entry(0, 4, [2**31 - 1] * 4)}, b"\0" * 4), 400),
-    "shape-of-2^62": (framed({"input": entry(0, 0, [0, 2**62])}), 400),
-    "shape-booleans": (framed({"input": entry(0, 4, [True])}, b"\0" * 4), 400),
-    "overlap": (framed({"input": entry(0, 8), "grad_output": entry(4, 8)}, b"\0" * 8), 400),
-    "same-bytes-twice": (framed({"input": ONE, "grad_output": ONE}, b"\0" * 4), 400),
-    "gap": (framed({"input": ONE, "grad_output": entry(8, 12)}, b"\0" * 12), 400),
-    "trailing-bytes": (framed({"input": ONE}, b"\0" * 5), 400),
-    "name-twice": (
-        framed(b'{"input":%b,"input":%b}' % ((json.dumps(ONE).encode(),) * 2), b"\0" * 4), 400,
-    ),
-    "many-tensors": (framed({f"t{i}": entry(0, 0, [0]) for i in range(900)}), 400),
-    "rank-9": (framed({"input": entry(0, 4, [1] * 9)}, b"\0" * 4), 422),
-    "bool": (framed({"input": entry(0, 4, [4], "BOOL")}, b"\0" * 4), 422),
-    "float8": (framed({"input": entry(0, 4, [4], "F8_E4M3")}, b"\0" * 4), 422),
-    "unknown-tensor": (framed({"inptu": ONE}, b"\0" * 4), 422),
-    "list-with-a-gap": (framed({"inputs.0": ONE, "inputs.2": entry(4, 8)}, b"\0" * 8), 422),
-    "tensor-in-the-request": (
-        framed({"__metadata__": {"request": '{"input": [1]}'}, "input": ONE}, b"\0" * 4), 422,
-    ),
-    "other-dtype": (
-        framed({"__metadata__": {"request": '{"dtype": "float64"}'}, "input": ONE}, b"\0" * 4), 422,
-    ),
-    "pickle": (b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05hello\x94.", 400),
-    "npz": (b"PK\x03\x04" + b"\0" * 60, 400),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-async def test_hostile_files_are_problems(client: httpx.AsyncClient, name: str) -> None:
-    content, status = HOSTILE[name]
-    layer = "sync_batch_norm" if "list" in name and status == 422 else "relu"
-    response = await post(client, layer, content)
-    assert response.status_code == status, response.text
-    assert response.headers["Content-Type"] == "application/problem+json"
-    if name == "unknown-tensor":
-        assert "did you mean input?" in response.json()["detail"]
-
-
-async def test_a_shape_request_is_json(client: httpx.AsyncClient) -> None:
-    response = await client.post(
-        "/v1/layers/relu/shape", content=b"", headers={"Content-Type": BINARY}
-    )
-    assert response.status_code == 415
+async def test_an_answers_header_has_no_such_limit(client: httpx.AsyncClient) -> None:
+    x = torch.arange(4096.0).view(1, 1, 64, 64)
+    body = saved({"input": x}, kernel_size=1, explain=True)
+    tensors, rest = opened(await post(client, "max_pool2d", body))
+    assert bits(tensors["output"]) == bits(x)
+    assert len(rest["explanation"]["windows"]) == 4096
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_files_of_the_library_are_read_and_ours_are_read_by_it(data: Any) -> None:
-    dtype = data.draw(st.sampled_from(list(DTYPES)))
+    dtype, kind = data.draw(st.sampled_from([*DTYPES.items()]))
     shape = tuple(data.draw(st.lists(st.integers(0, 4), max_size=4)))
-    size = math.prod(shape) * DTYPES[dtype].itemsize
+    size = math.prod(shape) * kind.itemsize
     raw = bytearray(data.draw(st.binary(min_size=size, max_size=size)))
-    kind = getattr(torch, dtype)
     tensor = torch.frombuffer(raw, dtype=kind).view(shape) if size else torch.empty(shape).to(kind)
-    fields = codec.decode(file({"input": tensor}), {"input": TensorField()}, max_rank=8, max_list=0)
+    content = saved({"input": tensor})
+    fields = codec.decode(content, {"input": TensorField()}, max_rank=8, max_list=0)
     payload: Any = fields["input"]
     assert (fields["dtype"], payload.shape, bytes(payload.data)) == (dtype, shape, bytes(raw))
     written = b"".join(codec.encode({"dtype": dtype, "a": {"b": payload}, "none": None}))
     back = safetensors.torch.load(written)["a.b"]
-    assert (back.dtype, tuple(back.shape), bits(back)) == (kind, shape, bytes(raw))
+    assert bits(back) == (kind, shape, bytes(raw))
 
 
 @settings(max_examples=500, deadline=None)
@@ -262,7 +274,7 @@ def test_random_bytes_are_refused_and_nothing_else(noise: bytes, length: int) ->
 
 
 def test_tensors_are_views_of_the_body() -> None:
-    body = bytearray(file({"input": torch.zeros(1000)}))
+    body = bytearray(saved({"input": torch.zeros(1000)}))
     payload: Any = codec.decode(body, {"input": TensorField()}, max_rank=8, max_list=0)["input"]
     body[-4:] = struct.pack("<f", 7)
     assert struct.unpack("<f", payload.data[-4:])[0] == 7
@@ -271,24 +283,14 @@ def test_tensors_are_views_of_the_body() -> None:
     assert struct.unpack("<f", bytes(written[-1][-4:]))[0] == 8
 
 
-def test_every_tensor_begins_at_a_multiple_of_its_elements_size() -> None:
-    payloads = {
-        dtype: TensorPayload(dtype, (3,), memoryview(bytes(3 * row.itemsize)))
-        for dtype, row in sorted(DTYPES.items(), key=lambda item: item[1].itemsize)
-    }
-    written = b"".join(codec.encode(payloads))
-    length = struct.unpack("<Q", written[:8])[0]
-    header = json.loads(written[8 : 8 + length])
-    assert length % 8 == 0
-    for dtype, row in DTYPES.items():
-        assert header[dtype]["data_offsets"][0] % row.itemsize == 0
+def test_axes_are_counted_before_there_is_a_payload() -> None:
+    with pytest.raises(InvalidRequest, match="at most 8 axes"):
+        codec.decode(hostile.ATTACKS["rank-9"], {"input": TensorField()}, max_rank=8, max_list=0)
 
 
 def test_unaligned_bodies_are_moved() -> None:
-    content = file({"input": torch.ones(3)})
-    length = struct.unpack("<Q", content[:8])[0]
-    header, data = content[8 : 8 + length], content[8 + length :]
-    shifted = bytearray(struct.pack("<Q", length + 1) + header + b" " + data)
+    header, data = split(saved({"input": torch.ones(3)}))
+    shifted = bytearray(hostile.framed(header + b" ", data))
     payload: Any = codec.decode(shifted, {"input": TensorField()}, max_rank=8, max_list=0)["input"]
     assert np.frombuffer(payload.data, "<f4").flags.aligned
     assert np.frombuffer(payload.data, "<f4").tolist() == [1, 1, 1]

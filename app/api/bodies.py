@@ -1,15 +1,25 @@
 """What comes in and goes out: media types, the body and its limit."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from app.codecs import CODECS, JSON, SAFETENSORS
-from app.errors import BodyTooLarge, NotAcceptable, UnsupportedMedia
+from app.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    InvalidRequest,
+    LengthRequired,
+    NotAcceptable,
+    UnsupportedMedia,
+)
 
 LIMITS = {JSON: "max_json_body_bytes", SAFETENSORS: "max_binary_body_bytes"}
 """Which limit holds for a body of each media type."""
+FOREIGN = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+"""What clients send by mistake, and may be told so; other values are not repeated to them."""
 Headers = Mapping[bytes, bytes]
 
 
@@ -20,11 +30,12 @@ def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
         UnsupportedMedia: none of those `taken`, or a content encoding.
 
     """
-    sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("l1")
-    if sent not in taken:
-        raise UnsupportedMedia(
-            f"expected Content-Type: {' or '.join(taken)}; got {sent[:64] or 'none'}"
-        )
+    lines = headers.get(b"content-type", b"").split(b",")
+    sent = lines[0].partition(b";")[0].strip().lower().decode("l1")
+    same = all(line.partition(b";")[0].strip().lower().decode("l1") == sent for line in lines[1:])
+    if sent not in taken or not same:
+        got = (sent if sent in FOREIGN else "another" if sent else "none") if same else "several"
+        raise UnsupportedMedia(f"expected Content-Type: {' or '.join(taken)}; got {got}")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMedia("expected no Content-Encoding; send the body as it is")
     return sent
@@ -33,65 +44,118 @@ def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
 def accepted(headers: Headers, offered: tuple[str, ...] = tuple(CODECS)) -> str:
     """The media type to answer in: the caller's favourite, of equals the first it names.
 
+    Of the ranges that take a type, the most specific gives its weight (RFC 9110, 12.5.1).
+
     Raises:
         NotAcceptable: none of those `offered`.
 
     """
-    if b"accept" not in headers:
+    ranges: dict[str, tuple[float, int]] = {}
+    parts = headers.get(b"accept", b"").decode("l1").lower().split(",")
+    for place, part in enumerate(filter(str.strip, parts)):
+        name, weight = _media_range(part)
+        ranges.setdefault(name, (weight, -place))
+    if not ranges:
         return offered[0]
-    best, chosen = 0.0, ""
-    for part in headers[b"accept"].decode("l1").lower().split(","):
-        name, *parameters = (piece.strip() for piece in part.split(";"))
-        matching = [media for media in offered if _matches(name, media)]
-        if matching and (weight := _weight(parameters)) > best:
-            best, chosen = weight, matching[0]
-    if not chosen:
+
+    def preference(media: str) -> tuple[float, int]:
+        taking = (media, media.partition("/")[0] + "/*", "*/*")
+        return next((ranges[name] for name in taking if name in ranges), (0.0, 0))
+
+    chosen = max(offered, key=preference)
+    if not preference(chosen)[0]:
         raise NotAcceptable(f"answers are {' or '.join(offered)}; the Accept header takes neither")
     return chosen
 
 
-def _matches(name: str, media: str) -> bool:
-    return name in ("", "*/*", media, media.partition("/")[0] + "/*")
+def _media_range(part: str) -> tuple[str, float]:
+    """Name and weight; a weight that is no number from 0 to 1 is 0."""
+    name, *parameters = (piece.strip() for piece in part.split(";"))
+    try:
+        weight = next((float(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
+    except ValueError:
+        weight = 0.0
+    return name, weight if 0 <= weight <= 1 else 0.0
 
 
-def _weight(parameters: list[str]) -> float:
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            try:
-                return float(parameter[2:])
-            except ValueError:
-                return 0.0
-    return 1.0
-
-
-async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | bytearray:
-    """The request's body.
+def body_length(headers: Headers, limit: int) -> int | None:
+    """How long the body is, bytes; None where it comes in chunks.
 
     Raises:
-        BodyTooLarge: over `limit` bytes, by its length or as it comes.
+        LengthRequired: there is neither a length nor chunks.
+        BodyTooLarge: over the limit.
+
+    """
+    text = headers.get(b"content-length", b"")
+    if not text.isdigit():
+        if b"transfer-encoding" in headers:
+            return None
+        raise LengthRequired("expected a body and its Content-Length; there is none")
+    if len(text) > 18 or int(text) > limit:
+        raise BodyTooLarge(f"expected at most {limit} bytes; the body has {text[:18].decode()}")
+    return int(text)
+
+
+async def read_body(
+    receive: Receive, length: int | None, limit: int, idle_timeout_ms: int
+) -> bytes | bytearray:
+    """The request's body, in one buffer of its `length` where that is known.
+
+    Raises:
+        BodyTooLarge: over the limit.
+        BodyTimeout: a pause of more than `idle_timeout_ms`.
         ClientDisconnect: the client left.
 
     """
-    length = headers.get(b"content-length", b"0")
-    if len(length) > 18 or int(length) > limit:
-        raise BodyTooLarge(
-            f"expected at most {limit} bytes; the body has {length[:18].decode('l1')}"
-        )
-    body = bytearray()
+    body, end = bytearray(), 0
     while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+        message = await _next(receive, idle_timeout_ms)
         chunk: bytes = message.get("body", b"")
-        if len(body) + len(chunk) > limit:
+        if end + len(chunk) > limit:
             raise BodyTooLarge(f"expected at most {limit} bytes; the body has more")
-        if not message.get("more_body") and not body:
+        if not message.get("more_body") and not end:
             return chunk
-        body += chunk
+        body = body or bytearray(length or 0)
+        body[end : end + len(chunk)] = chunk
+        end += len(chunk)
         if not message.get("more_body"):
+            del body[end:]
             return body
 
 
+async def _next(receive: Receive, idle_timeout_ms: int) -> Message:
+    try:
+        async with asyncio.timeout(idle_timeout_ms / 1e3):
+            message = await receive()
+    except TimeoutError:
+        raise BodyTimeout(f"no byte of the body came for {idle_timeout_ms} ms") from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message
+
+
+def deadline_s(headers: Headers, arrived_s: float, most_ms: int) -> float:
+    """When the answer must be ready, on the clock of `arrived_s`.
+
+    Raises:
+        InvalidRequest: `X-Request-Timeout-Ms` is no number.
+
+    """
+    text = headers.get(b"x-request-timeout-ms")
+    if text is None:
+        return arrived_s + most_ms / 1e3
+    if not text.isdigit() or len(text) > 18:
+        raise InvalidRequest("X-Request-Timeout-Ms: expected a whole number of milliseconds")
+    return arrived_s + min(int(text), most_ms) / 1e3
+
+
 def headers_of(scope: Scope) -> Headers:
-    """The request's headers; of repeated ones the last."""
-    return dict(scope["headers"])
+    """The request's headers; repeated ones as one list, which RFC 9110 says they are."""
+    lines: Sequence[tuple[bytes, bytes]] = scope["headers"]
+    headers = dict(lines)
+    if len(headers) < len(lines):
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in lines:
+            found.setdefault(name, []).append(value)
+        headers = {name: b", ".join(values) for name, values in found.items()}
+    return headers

@@ -1,27 +1,38 @@
 """The layers' routes: catalogue, compute and shape, one operation a layer."""
 
 import json
-import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
-from app.api.bodies import LIMITS, Headers, accepted, headers_of, media_type, read_body
+from app.api.bodies import (
+    LIMITS,
+    Headers,
+    accepted,
+    body_length,
+    deadline_s,
+    headers_of,
+    media_type,
+    read_body,
+)
+from app.api.headers import NO_STORE
+from app.api.health import Readiness
 from app.api.metrics import Metrics, Spent
 from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Engine
-from app.errors import UnknownLayer
+from app.errors import LaminaError, UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
-from app.scheduling import Threads
+from app.scheduling import Admission, Claim, Patience, clock
 
 Header = tuple[bytes, bytes]
 ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
+PIECE_BYTES = 1 << 20
+"""Most that the transport holds of an answer whose memory has been given back."""
 COMPUTE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -54,14 +65,81 @@ def card(spec: LayerSpec) -> dict[str, Any]:
 class LayerService:
     """Plans and runs the requests of one layer, whatever protocol they came in."""
 
-    def __init__(self, spec: LayerSpec, engine: Engine, threads: Threads) -> None:
+    def __init__(
+        self,
+        spec: LayerSpec,
+        engine: Engine,
+        admission: Admission,
+        metrics: Metrics,
+        readiness: Readiness,
+    ) -> None:
         self.spec = spec
         self.tensors = tensor_fields(spec)
         self.limits = engine.limits
-        self.codec = threads.codec
         self._engine = engine
-        self._threads = threads
+        self._admission = admission
+        self._metrics = metrics
+        self._readiness = readiness
         self._model = compute_model(spec)
+
+    async def serve(
+        self,
+        scope: Scope,
+        headers: Headers,
+        encoding: str,
+        work: Callable[[Claim], Awaitable[Spent]],
+    ) -> None:
+        """Give a request that has come its claim, and note how it ended.
+
+        Raises:
+            LaminaError: whatever `work` raises.
+
+        """
+        begun, layer = clock(), self.spec.name
+        try:
+            claim = self._claim(scope, headers)
+            try:
+                spent = await work(claim)
+            finally:
+                claim.close()
+        except problems.LEFT:
+            self._metrics.shed("client-left")
+            raise
+        except Exception as error:
+            status = problems.status_of(error)
+            self._metrics.refused(layer, encoding, status, (clock() - begun) * 1e3)
+            if isinstance(error, LaminaError) and status >= 503:
+                self._metrics.shed(error.code)
+            self._readiness.note(error)
+            raise
+        self._metrics.answered(layer, encoding, spent)
+
+    def _claim(self, scope: Scope, headers: Headers) -> Claim:
+        arrived_s = scope.get("state", {}).get("arrived") or clock()
+        until_s = deadline_s(headers, arrived_s, self.limits["request_timeout_ms"])
+        return self._admission.claim(Patience(until_s))
+
+    async def body(
+        self,
+        claim: Claim,
+        headers: Headers,
+        receive: Receive,
+        most_bytes: int,
+        need_bytes: Callable[[int], int],
+    ) -> bytes | bytearray:
+        """The body, once there is room for what a body of its length needs.
+
+        Raises:
+            RequestError: it is too long, has no length, or does not come.
+            Overloaded, DeadlineExceeded, Abandoned: not now.
+
+        """
+        length = body_length(headers, most_bytes)
+        await claim.take_body(need_bytes(most_bytes if length is None else length))
+        idle_ms = self.limits["body_idle_timeout_ms"]
+        body = await read_body(receive, length, most_bytes, idle_ms)
+        claim.patience.watch(receive)
+        return body
 
     def planned(self, fields: Mapping[str, object]) -> tuple[Any, Plan]:
         """The validated request, and its plan.
@@ -73,58 +151,60 @@ class LayerService:
         call: Any = validated(self._model, fields)
         return call, self._engine.plan(self.spec, call)
 
-    async def run(self, call: Any, plan: Plan) -> tuple[dict[str, Any], float, float]:
-        """The answer's fields, ms in the queue, ms of computing."""
-        run = self._engine.run
-        return await self._threads.compute(plan.estimated_ms, run, self.spec, call, plan)
+    async def run(self, claim: Claim, call: Any, plan: Plan, answer_bytes: int) -> dict[str, Any]:
+        """The answer's fields, once there is room for them and for `answer_bytes` to send.
+
+        Raises:
+            Overloaded, DeadlineExceeded, Abandoned: not now.
+
+        """
+        await claim.take_result(plan.estimated_bytes + answer_bytes)
+        run = partial(self._engine.run, self.spec, call, plan)
+        return await claim.compute(plan.estimated_ms, run)
 
 
 class Compute:
     """An ASGI app that answers the compute requests of one layer."""
 
-    def __init__(self, service: LayerService, metrics: Metrics) -> None:
+    def __init__(self, service: LayerService) -> None:
         self._service = service
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, begun, name = headers_of(scope), time.perf_counter(), self._service.spec.name
+        headers = headers_of(scope)
         encoding = ENCODINGS.get(headers.get(b"content-type", b""), "other")
-        try:
-            spent = await self._answer(headers, receive, send)
-        except ClientDisconnect:
-            raise
-        except Exception as error:
-            took_ms = (time.perf_counter() - begun) * 1e3
-            self._metrics.refused(name, encoding, problems.status_of(error), took_ms)
-            raise
-        self._metrics.answered(name, encoding, spent)
+        work = partial(self._answer, headers=headers, receive=receive, send=send)
+        await self._service.serve(scope, headers, encoding, work)
 
-    async def _answer(self, headers: Headers, receive: Receive, send: Send) -> Spent:
+    async def _answer(self, claim: Claim, headers: Headers, receive: Receive, send: Send) -> Spent:
         """Read, plan, compute, print."""
         service = self._service
         reader, answer_type = CODECS[(sent := media_type(headers))], accepted(headers)
-        body = await read_body(headers, receive, service.limits[LIMITS[sent]])
-        begun = time.perf_counter()
-        fields = await service.codec(
-            len(body) <= reader.INLINE_BYTES,
+        most_bytes = service.limits[LIMITS[sent]]
+        body = await service.body(claim, headers, receive, most_bytes, reader.need_bytes)
+        begun = clock()
+        read = partial(
             reader.decode,
             body,
             service.tensors,
             max_rank=service.limits["max_rank"],
             max_list=service.limits["max_replicas"],
         )
+        fields = await claim.read_or_print(len(body) <= reader.INLINE_BYTES, read)
         call, plan = service.planned(fields)
-        decode_ms = (time.perf_counter() - begun) * 1e3
-        result, queue_ms, compute_ms = await service.run(call, plan)
-        begun = time.perf_counter()
+        decode_ms = (clock() - begun) * 1e3 - claim.queue_ms
         writer = CODECS[answer_type]
-        pieces: Sequence[bytes | memoryview] = await service.codec(
-            answer_bytes(service.spec, plan, call) <= writer.INLINE_BYTES,
-            writer.encode,
-            result,
-            encoding=call.encoding,
+        begun, queued_ms = clock(), claim.queue_ms
+        text_bytes = writer.answer_bytes(plan.answer_numbers, call.dtype)
+        result = await service.run(claim, call, plan, text_bytes)
+        compute_ms = (clock() - begun) * 1e3 - (claim.queue_ms - queued_ms)
+        begun, queued_ms = clock(), claim.queue_ms
+        pieces: Sequence[bytes | memoryview] = await claim.read_or_print(
+            plan.answer_numbers <= writer.INLINE_NUMBERS and not call.explain,
+            partial(writer.encode, result, encoding=call.encoding),
         )
-        spent = Spent(queue_ms, decode_ms, compute_ms, (time.perf_counter() - begun) * 1e3)
+        encode_ms = (clock() - begun) * 1e3 - (claim.queue_ms - queued_ms)
+        claim.end_turn()
+        spent = Spent(claim.queue_ms, decode_ms, compute_ms, encode_ms)
         await answer(send, pieces, (b"content-type", answer_type.encode()), spent.header())
         return spent
 
@@ -133,9 +213,24 @@ async def answer(send: Send, pieces: Sequence[bytes | memoryview], *headers: Hea
     """Send what starlette's Response would, without the time it takes to build one."""
     start = (*COMPUTE_HEADERS, (b"content-length", b"%d" % sum(map(len, pieces))), *headers)
     await send({"type": "http.response.start", "status": 200, "headers": start})
-    for piece in pieces[:-1]:
+    *others, last = _cut(pieces)
+    for piece in others:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": pieces[-1]})
+    await send({"type": "http.response.body", "body": last})
+
+
+def _cut(pieces: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The same bytes in pieces of bounded size; with the last handed over, most others are sent."""
+    for piece in pieces:
+        whole = memoryview(piece)
+        for begin in range(0, len(whole) - PIECE_BYTES, PIECE_BYTES):
+            yield whole[begin : begin + PIECE_BYTES]
+        if len(whole) > PIECE_BYTES:
+            # A copy: a view would keep all of the piece until it is sent.
+            rest = len(whole) % PIECE_BYTES or PIECE_BYTES
+            yield bytes(whole[-rest:])
+        else:
+            yield piece
 
 
 def build_router(
@@ -170,10 +265,14 @@ def build_router(
         limits, headers = engine.limits, headers_of(request.scope)
         media_type(headers, (JSON,))
         accepted(headers, (JSON,))
-        body = await read_body(headers, request.receive, limits[LIMITS[JSON]])
+        most_bytes = limits[LIMITS[JSON]]
+        length = body_length(headers, most_bytes)
+        idle_ms = limits["body_idle_timeout_ms"]
+        body = await read_body(request.receive, length, most_bytes, idle_ms)
         fields = CODECS[JSON].decode(body, {}, max_rank=limits["max_rank"], max_list=0)
         call: Any = validated(shape_model(spec), fields)
-        return Response(json.dumps(engine.shape(spec, call)), media_type=JSON)
+        text = json.dumps(engine.shape(spec, call))
+        return Response(text, headers=NO_STORE, media_type=JSON)
 
     router.add_route("/v1/layers/{layer}", compute, methods=["POST"])
     router.add_route("/v1/layers/{layer}/shape", shape, methods=["POST"])
@@ -212,12 +311,3 @@ def validated(model: type[BaseModel], fields: Mapping[str, object]) -> BaseModel
         return model.model_validate(fields)
     except ValidationError as error:
         raise problems.from_validation(error, model.model_fields) from None
-
-
-def answer_bytes(spec: LayerSpec, plan: Plan, call: Any) -> int:
-    """A rough size of the answer's text, to choose where it is printed."""
-    numbers = sum(math.prod(shape) for shape in plan.outputs.values())
-    if getattr(call, spec.gradient) is not None:
-        numbers += sum(math.prod(shape) for shape in plan.inputs.values())
-    explained: int = 1 << 20 if call.explain else 0
-    return 10 * numbers + explained

@@ -1,17 +1,18 @@
 """The OpenAPI document: one typed operation a layer, made from the list of layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app import __version__
+from app.api.guard import OPEN
 from app.api.problems import MEDIA_TYPE
 from app.codecs import JSON, SAFETENSORS
 from app.layers import LayerSpec, compute_model, shape_model
 from app.schemas import answers
-from app.schemas.tensors import TENSOR_FORMAT, TENSOR_SCHEMAS
+from app.schemas.tensors import ANSWER_FORMAT, TENSOR_FORMAT, TENSOR_SCHEMAS
 
 BINARY = {
     SAFETENSORS: {
@@ -24,21 +25,39 @@ BINARY = {
     }
 }
 REFERENCE = "#/components/schemas/{model}"
-BODY_ERRORS = {
-    400: "Not JSON, or not UTF-8",
+TENSOR_MODELS = {TENSOR_FORMAT: "Tensor", ANSWER_FORMAT: "AnswerTensor"}
+ERRORS = {
+    400: "Not HTTP/1.1, not JSON, or not UTF-8",
+    401: "No valid key, where keys are asked for",
+    404: "No layer of that name",
     406: "No acceptable answer format",
+    408: "The body did not come",
+    411: "The request has no body",
     413: "The body is over the limit",
-    415: "Not a JSON body",
+    415: "The body's format is not supported",
     422: "Well formed and wrong",
+    429: "Too many requests",
+    431: "The headers are over the limit",
     500: "A fault of the service",
-    503: "No memory, or the device failed",
+    503: "Too much to do, no memory, the device failed, or the service is about to end",
+    504: "The answer was not ready in time",
 }
-GETS: tuple[tuple[str, str, str, type[BaseModel]], ...] = (
-    ("/v1/layers", "listLayers", "The catalogue of layers", answers.Catalogue),
-    ("/v1/info", "getInfo", "Versions, device, limits in force", answers.Info),
-    ("/livez", "livez", "Whether the process lives", answers.Health),
-    ("/readyz", "readyz", "Whether the process takes requests", answers.Health),
-)
+OPEN_ERRORS = (400, 431, 500, 503)
+"""Of paths that need no key, and are not limited."""
+GET_ERRORS = (*OPEN_ERRORS, 401, 429)
+BODY_ERRORS = (*GET_ERRORS, 406, 408, 411, 413, 415, 422, 504)
+ERROR_HEADERS = {
+    401: ("WWW-Authenticate", "`Bearer`", {"type": "string"}),
+    429: ("Retry-After", "When to try again, s", {"type": "integer", "minimum": 1}),
+    503: ("Retry-After", "When to try again, s", {"type": "integer", "minimum": 1}),
+}
+SCHEME = "key"
+GETS: dict[str, tuple[str, str, type[BaseModel]]] = {
+    "/v1/layers": ("listLayers", "The catalogue of layers", answers.Catalogue),
+    "/v1/info": ("getInfo", "Versions, device, limits in force", answers.Info),
+    "/livez": ("livez", "Whether the process lives", answers.Health),
+    "/readyz": ("readyz", "Whether the process takes requests", answers.Health),
+}
 
 
 def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
@@ -48,7 +67,7 @@ def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
         answers.ShapeAnswer,
         answers.LayerCard,
         answers.Problem,
-        *(model for *_, model in GETS),
+        *(model for *_, model in GETS.values()),
     ]
     for spec in layers.values():
         models += [compute_model(spec), shape_model(spec)]
@@ -56,10 +75,11 @@ def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
     _, definitions = models_json_schema(
         [(model, "validation") for model in unique], ref_template=REFERENCE
     )
-    paths = {path: {"get": _get(operation, text, model)} for path, operation, text, model in GETS}
-    paths["/v1/layers/{layer}"] = {
+    paths = {path: {"get": _get(path, *described)} for path, described in GETS.items()}
+    card = "/v1/layers/{layer}"
+    paths[card] = {
         "get": {
-            **_get("getLayer", "One layer of the catalogue", answers.LayerCard, {404: "No layer"}),
+            **_get(card, "getLayer", "One layer of the catalogue", answers.LayerCard),
             "parameters": [
                 {"name": "layer", "in": "path", "required": True, "schema": {"enum": [*layers]}}
             ],
@@ -78,15 +98,26 @@ def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": {**TENSOR_SCHEMAS, **_with_tensors(definitions["$defs"])}},
+        "security": [{}, {SCHEME: []}],
+        "components": {
+            "schemas": {**TENSOR_SCHEMAS, **_with_tensors(definitions["$defs"])},
+            "responses": {f"Error{status}": _error(status) for status in ERRORS},
+            "securitySchemes": {
+                SCHEME: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "One of the operator's keys, where the service asks for them.",
+                }
+            },
+        },
     }
 
 
 def _with_tensors(schema: Any) -> Any:
     """The schema with references where tensors stand."""
     if isinstance(schema, dict):
-        if schema.get("format") == TENSOR_FORMAT:
-            return {"$ref": REFERENCE.format(model="Tensor")}
+        if (model := TENSOR_MODELS.get(str(schema.get("format")))) is not None:
+            return {"$ref": REFERENCE.format(model=model)}
         return {key: _with_tensors(value) for key, value in schema.items()}
     return [_with_tensors(item) for item in schema] if isinstance(schema, list) else schema
 
@@ -97,7 +128,7 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 
 def _responses(
     model: type[BaseModel],
-    errors: Mapping[int, str],
+    errors: Iterable[int],
     headers: Mapping[str, Any] | None = None,
     *,
     binary: bool = False,
@@ -108,27 +139,32 @@ def _responses(
     }
     if headers:
         ok["headers"] = headers
-    problem = {MEDIA_TYPE: {"schema": _reference(answers.Problem)}}
     return {
         "200": ok,
         **{
-            str(status): {"description": text, "content": problem}
-            for status, text in errors.items()
+            str(status): {"$ref": f"#/components/responses/Error{status}"}
+            for status in sorted(errors)
         },
     }
 
 
-def _get(
-    operation: str,
-    summary: str,
-    model: type[BaseModel],
-    errors: Mapping[int, str] | None = None,
-) -> dict[str, Any]:
+def _error(status: int) -> dict[str, Any]:
+    problem = {MEDIA_TYPE: {"schema": _reference(answers.Problem)}}
+    response: dict[str, Any] = {"description": ERRORS[status], "content": problem}
+    if status in ERROR_HEADERS:
+        name, text, schema = ERROR_HEADERS[status]
+        response["headers"] = {name: {"description": text, "schema": schema}}
+    return response
+
+
+def _get(path: str, operation: str, summary: str, model: type[BaseModel]) -> dict[str, Any]:
+    errors = OPEN_ERRORS if path in OPEN else GET_ERRORS
     return {
         "operationId": operation,
         "summary": summary,
         "tags": ["service"],
-        "responses": _responses(model, errors or {}),
+        "responses": _responses(model, (*errors, 404) if "{" in path else errors),
+        **({"security": []} if path in OPEN else {}),
     }
 
 

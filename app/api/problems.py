@@ -4,6 +4,7 @@ import asyncio
 import difflib
 import html
 import logging
+import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import orjson
@@ -13,10 +14,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
+from app.api.headers import NO_STORE, page_headers
 from app.errors import Draining, FieldError, InvalidRequest, LaminaError
+from app.scheduling import Abandoned
 
 logger = logging.getLogger("lamina")
 
@@ -24,12 +28,14 @@ MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
-RETRY_AFTER_S = 1
+MAX_WAIT_S, MAX_SPREAD_S = 5, 3
+METHODS = ("GET", "POST")
 
 STATUS: dict[type[LaminaError], int] = {
     errors.LaminaError: 500,
     errors.MalformedBody: 400,
     errors.MalformedHttp: 400,
+    errors.Unauthorized: 401,
     errors.UnknownLayer: 404,
     errors.UnknownPath: 404,
     errors.MethodNotAllowed: 405,
@@ -42,6 +48,7 @@ STATUS: dict[type[LaminaError], int] = {
     errors.EmptyWindow: 422,
     errors.OutputTooLarge: 422,
     errors.CostLimit: 422,
+    errors.RateLimited: 429,
     errors.HeadersTooLarge: 431,
     errors.Overloaded: 503,
     errors.TooManyConnections: 503,
@@ -50,7 +57,10 @@ STATUS: dict[type[LaminaError], int] = {
     errors.DeviceLost: 503,
     errors.DeadlineExceeded: 504,
 }
+LEFT = (ClientDisconnect, Abandoned)
+"""What is raised where the client has gone: nobody is there to answer."""
 KINDS = {kind.code: kind for kind in STATUS}
+ERROR_PAGE = page_headers("default-src 'none'")
 ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
 
 
@@ -77,8 +87,22 @@ def problem(error: LaminaError) -> Response:
         body["errors"] = fields
     while len(text := orjson.dumps(body)) > MAX_BYTES:
         fields.pop()
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-    return Response(text, status, headers, MEDIA_TYPE)
+    return Response(text, status, headers_of_error(error), MEDIA_TYPE)
+
+
+def headers_of_error(error: LaminaError) -> dict[str, str]:
+    """What the answer to an error carries beside its body, in any protocol."""
+    status, headers = STATUS[type(error)], dict(NO_STORE)
+    if status == 429:
+        # Whole seconds, and a little more than the wait.
+        headers["Retry-After"] = str(int(getattr(error, "wait_s", 0.0)) + 1)
+    if status == 503:
+        # Spread, so that not all come back at once.
+        wait_s = min(int(getattr(error, "wait_s", 0.0)), MAX_WAIT_S)
+        headers["Retry-After"] = str(wait_s + random.randint(1, MAX_SPREAD_S))  # noqa: S311
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 def short(text: str) -> str:
@@ -154,7 +178,7 @@ class CatchAll:
 
         try:
             await self.app(scope, receive, watch)
-        except ClientDisconnect:
+        except LEFT:
             return
         except asyncio.CancelledError:
             # The server's drain cancels what cannot finish in time.
@@ -164,6 +188,8 @@ class CatchAll:
                 ending = Draining("the service ends before this request is done; send it again")
                 await self.render(ending)(scope, receive, send)
         except LaminaError as error:
+            if started:
+                raise
             await self.render(error)(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http" or started:
@@ -181,13 +207,24 @@ def install(app: FastAPI) -> None:
         kind = ROUTING.get(error.status_code, LaminaError)
         response = problem(kind("GET /openapi.json lists the paths and their methods"))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods(app, request.scope))
         return response
 
     @app.get("/errors/{code}", include_in_schema=False)
     async def error_page(code: str) -> Response:
         if code not in KINDS:
             raise HTTPException(404)
-        return Response("".join(_page(KINDS[code])), media_type="text/html; charset=utf-8")
+        page = "".join(_page(KINDS[code]))
+        return Response(page, headers=ERROR_PAGE, media_type="text/html; charset=utf-8")
+
+
+def _methods(app: FastAPI, scope: Scope) -> Iterator[str]:
+    """What the path takes; the router's own error knows the first route of the path alone."""
+    for method in METHODS:
+        asked = {**scope, "method": method}
+        if any(route.matches(asked)[0] is Match.FULL for route in app.routes):
+            yield method
 
 
 def _page(kind: type[LaminaError]) -> Iterator[str]:

@@ -10,18 +10,18 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse
 
+from app.api.headers import page_headers
+from app.api.health import Readiness
 from app.api.metrics import Metrics
 
 STATIC = Path(__file__).parent / "static"
 JSON = "application/json"
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
-    "style-src 'self' 'unsafe-inline'",
-    "X-Content-Type-Options": "nosniff",
-}
+DOCS_PAGE = page_headers(
+    "default-src 'self'", "img-src 'self' data:", "style-src 'self' 'unsafe-inline'"
+)
 
 
-def build_router(info: dict[str, Any], metrics: Metrics) -> APIRouter:
+def build_router(info: dict[str, Any], metrics: Metrics, readiness: Readiness) -> APIRouter:
     """Health, metrics and information; `info` is what `/v1/info` answers."""
     router = APIRouter()
 
@@ -31,6 +31,8 @@ def build_router(info: dict[str, Any], metrics: Metrics) -> APIRouter:
 
     @router.get("/readyz", name="readyz")
     async def readyz() -> Response:
+        if obstacle := readiness.obstacle():
+            raise obstacle
         return Response(b'{"status":"ready"}', media_type=JSON)
 
     @router.get("/metrics", name="metrics")
@@ -55,7 +57,7 @@ def build_docs(document: Callable[[], dict[str, Any]]) -> APIRouter:
 
     @router.get("/docs")
     async def docs() -> Response:
-        return FileResponse(STATIC / "docs.html", headers=PAGE_HEADERS)
+        return FileResponse(STATIC / "docs.html", headers=DOCS_PAGE)
 
     router.mount("/docs/assets", StaticFiles(directory=STATIC))
     return router

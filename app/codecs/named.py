@@ -14,22 +14,31 @@ def add_tensors(
 ) -> None:
     """Put the tensors into the fields, those of a list (`inputs.0`) in the order of their numbers.
 
-    `dtype`, where it is not there yet, is that of the first tensor without a dtype of its own.
+    `dtype`, where it is not there yet, is that of the layer's first tensor without a dtype of its
+    own; the order in a file tells nothing, as writers sort by dtype. Names that the layer has not
+    are put in as they are.
 
     Raises:
-        InvalidRequest: a tensor of another dtype, one that is there twice, gaps in a list.
+        InvalidRequest: a tensor of another dtype, one that is there twice, gaps in a list, one
+            tensor for a list.
 
     """
-    for name, payload in payloads.items():
-        own = _field(name, tensors).dtype
-        wanted = own or fields.setdefault("dtype", payload.dtype)
-        if wanted in DTYPES and payload.dtype != wanted:
-            detail = f"{name}: expected the dtype {wanted}; got {payload.dtype}"
+    known = {name: field for name in payloads if (field := _field(name, tensors))}
+    sharing = [name for name, field in known.items() if field.dtype is None]
+    if sharing and "dtype" not in fields:
+        fields["dtype"] = payloads[_first(sharing, list(tensors))].dtype
+    for name, field in known.items():
+        wanted, came = field.dtype or fields["dtype"], payloads[name].dtype
+        if isinstance(wanted, str) and wanted in DTYPES and came != wanted:
+            detail = f"{name}: expected the dtype {wanted}; got {came}"
             raise InvalidRequest.at(name.replace(".", "/"), "dtype-mismatch", detail)
+        if field.many and name in tensors:
+            detail = f"{name}: expected a list, named {name}.0, {name}.1 and so on; got one tensor"
+            raise InvalidRequest.at(name, "tensor-form", detail)
     lists: dict[str, dict[str, TensorPayload]] = {}
     for name, payload in payloads.items():
         head, _, number = name.partition(".")
-        if number and head in tensors and tensors[head].many:
+        if number and name in known:
             lists.setdefault(head, {})[number] = payload
         elif name in fields:
             raise InvalidRequest.at(name, "duplicate-field", f"{name}: given more than once")
@@ -45,5 +54,18 @@ def add_tensors(
         fields[head] = tuple(numbered[number] for number in order)
 
 
-def _field(name: str, tensors: Mapping[str, TensorField]) -> TensorField:
-    return tensors.get(name.partition(".")[0], TensorField())
+def _field(name: str, tensors: Mapping[str, TensorField]) -> TensorField | None:
+    """The field that the name stands for, or for an entry of."""
+    head, dot, _ = name.partition(".")
+    field = tensors.get(head)
+    return field if field is None or field.many or not dot else None
+
+
+def _first(names: list[str], order: list[str]) -> str:
+    """The name whose field, and number in it, comes first."""
+
+    def place(name: str) -> tuple[int, int, str]:
+        head, _, number = name.partition(".")
+        return order.index(head), len(number), number
+
+    return min(names, key=place)

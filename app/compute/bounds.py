@@ -81,8 +81,8 @@ def sent_axes(axes: str, channels_last: bool, batched: bool) -> str:
 
 
 def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str, int]) -> Plan:
-    """Bound the memory and the time that the plan will take; the plan with its estimate."""
-    itemsize = max(DTYPES[call.dtype].itemsize, 8 if call.compute_dtype == "float64" else 4)
+    """Bound the memory and the time that the plan will take; the plan with its estimates."""
+    itemsize = _working_itemsize(call)
     elements = plan.workspace
     for name, shape in plan.outputs.items():
         elements += math.prod(shape) * (INDEX_BYTES // itemsize if name == "indices" else 1)
@@ -100,7 +100,20 @@ def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str,
             f"{limits['max_cost_ms']} ms are allowed. Use a smaller window or fewer samples"
         )
         raise CostLimit(detail)
-    return replace(plan, estimated_ms=cost_ms)
+    inputs = sum(map(math.prod, plan.inputs.values()))
+    outputs = sum(map(math.prod, plan.outputs.values()))
+    differentiated = getattr(call, spec.gradient) is not None
+    return replace(
+        plan,
+        estimated_ms=cost_ms,
+        # Beside results: the inputs as they are worked on, their gradients and the outputs'.
+        estimated_bytes=(elements + inputs + differentiated * (inputs + outputs)) * itemsize,
+        answer_numbers=outputs + differentiated * inputs,
+    )
+
+
+def _working_itemsize(call: ComputeCall) -> int:
+    return max(DTYPES[call.dtype].itemsize, 8 if call.compute_dtype == "float64" else 4)
 
 
 def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:

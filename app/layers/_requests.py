@@ -50,10 +50,10 @@ def shape_model(spec: LayerSpec) -> type[Call]:
 
 @functools.cache
 def tensor_fields(spec: LayerSpec) -> Mapping[str, TensorField]:
-    """The fields of a compute request that a codec reads as tensors."""
+    """The fields of a compute request that a codec reads as tensors, the input first."""
     return {
-        spec.gradient: TensorField(many=spec.many),
         **{port.name: TensorField(port.dtype, port.many) for port in spec.inputs},
+        spec.gradient: TensorField(many=spec.many),
     }
 
 

@@ -59,8 +59,8 @@ class Plan:
 
     `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
     `workspace` counts elements of working memory beyond inputs and outputs. All are exact or from
-    above: `tests/test_cost.py` measures. `estimated_ms` is the compute layer's to fill in: what
-    the call takes by that, its gradients included.
+    above: `tests/test_cost.py` measures. The last three are the compute layer's to fill in: what
+    the call takes by that, its gradients included, and how many numbers its answer has.
     """
 
     options: Any
@@ -71,6 +71,8 @@ class Plan:
     axes: tuple[Any, ...] = ()
     operation_ns: float = 2.0
     estimated_ms: float = 0.0
+    estimated_bytes: int = 0
+    answer_numbers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

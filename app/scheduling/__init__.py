@@ -1,5 +1,17 @@
-"""Who computes when. Knows no HTTP and no torch."""
+"""Who computes when: admission by bytes and cost, deadlines, threads. No HTTP and no torch."""
 
-from app.scheduling.threads import INLINE_MS, Threads
+from app.scheduling.claims import INLINE_MS, Admission, Claim
+from app.scheduling.memory import memory_budget
+from app.scheduling.patience import Abandoned, Patience, clock
+from app.scheduling.threads import Threads
 
-__all__ = ["INLINE_MS", "Threads"]
+__all__ = [
+    "INLINE_MS",
+    "Abandoned",
+    "Admission",
+    "Claim",
+    "Patience",
+    "Threads",
+    "clock",
+    "memory_budget",
+]

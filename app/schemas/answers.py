@@ -1,10 +1,10 @@
-"""What the service answers. Tensors stand as `Tensor`, whatever their encoding."""
+"""What the service answers. Tensors stand as `AnswerTensor`, whatever their encoding."""
 
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.tensors import Tensor
+from app.schemas.tensors import AnswerTensor
 
 
 class _Answer(BaseModel):
@@ -21,8 +21,8 @@ class AxisCard(_Answer):
     """The window's extent with its dilation."""
     padding: tuple[int, int]
     """Before and after."""
-    stride: int | None
-    """Distance between windows; null where an adaptive layer varies it."""
+    stride: int | None = None
+    """Distance between windows; absent where an adaptive layer varies it."""
     formula: str
     output: int
     dropped_window: bool
@@ -63,25 +63,25 @@ class Explanation(_Answer):
 class RunningStats(_Answer):
     """The updated running statistics: send them with the next request."""
 
-    mean: Tensor
-    var: Tensor
+    mean: AnswerTensor
+    var: AnswerTensor
     num_batches_tracked: int
 
 
 class BatchStats(_Answer):
     """The statistics of this batch, a channel each."""
 
-    mean: Tensor
-    var: Tensor
+    mean: AnswerTensor
+    var: AnswerTensor
     """Biased: divided by the number of values."""
-    var_unbiased: Tensor
-    inv_std: Tensor
+    var_unbiased: AnswerTensor
+    inv_std: AnswerTensor
 
 
 class Replica(_Answer):
     """What a replica would have computed from its own batch alone."""
 
-    output: Tensor
+    output: AnswerTensor
     batch_stats: BatchStats
 
 
@@ -91,17 +91,17 @@ class LayerAnswer(_Answer):
     layer: str
     dtype: str
     device: str
-    output: Tensor | None = None
+    output: AnswerTensor | None = None
     output_shape: tuple[int, ...] | None = None
-    outputs: tuple[Tensor, ...] | None = None
+    outputs: tuple[AnswerTensor, ...] | None = None
     """Of a layer with a list of inputs: an output each, in their order."""
     output_shapes: tuple[tuple[int, ...], ...] | None = None
-    gradients: dict[str, Tensor | tuple[Tensor, ...]] | None = None
+    gradients: dict[str, AnswerTensor | tuple[AnswerTensor, ...]] | None = None
     running_stats: RunningStats | None = None
     batch_stats: BatchStats | None = None
-    statistics: dict[str, Tensor] | None = None
+    statistics: dict[str, AnswerTensor] | None = None
     """`mean` and `inv_std` of each group that is normalised alone; of RMS norm `inv_rms`."""
-    indices: Tensor | None = None
+    indices: AnswerTensor | None = None
     replicas: tuple[Replica, ...] | None = None
     options: dict[str, Any]
     """Every option with the value that was used."""

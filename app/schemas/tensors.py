@@ -62,8 +62,8 @@ class TensorPayload(NamedTuple):
 
 _NUMBER = [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]
 _AXIS = {"type": "array", "items": {"anyOf": [*_NUMBER, {"$ref": "#/components/schemas/Axis"}]}}
-TENSOR_FORMAT = "tensor"
-"""Stands in generated schemas where `api/openapi.py` puts the reference to Tensor."""
+TENSOR_FORMAT, ANSWER_FORMAT = "tensor", "answer-tensor"
+"""Stand in generated schemas where `api/openapi.py` puts a reference to one of TENSOR_SCHEMAS."""
 TENSOR_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "Axis": {
         "title": "Axis",
@@ -98,6 +98,12 @@ TENSOR_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
             },
         ],
     },
+    "AnswerTensor": {
+        "title": "AnswerTensor",
+        "description": "A tensor in the form that `encoding` asked for; one without axes is, "
+        "nested or flat, a bare number.",
+        "anyOf": [{"$ref": "#/components/schemas/Tensor"}, *_NUMBER],
+    },
 }
 
 
@@ -113,6 +119,7 @@ class _Decoded:
     """Teaches pydantic a field that holds a decoded `TensorPayload`, or one reserved word."""
 
     word: str | None = None
+    format: str = TENSOR_FORMAT
 
     def _accept(self, value: object) -> object:
         if isinstance(value, TensorPayload) or (value is not None and value == self.word):
@@ -132,11 +139,12 @@ class _Decoded:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        tensor = {"format": TENSOR_FORMAT}
+        tensor = {"format": self.format}
         return {"anyOf": [tensor, {"const": self.word}]} if self.word else tensor
 
 
 Tensor = Annotated[TensorPayload, _Decoded()]
+AnswerTensor = Annotated[TensorPayload, _Decoded(format=ANSWER_FORMAT)]
 Tensors = Annotated[tuple[Tensor, ...], Field(min_length=1)]
 TensorOrOnes = Annotated[TensorPayload | Literal["ones"], _Decoded("ones")]
 TensorsOrOnes = Tensors | Literal["ones"]

@@ -4,6 +4,7 @@ import math
 
 import uvicorn
 
+from app.api import logs
 from app.settings import Settings
 
 HEALTH_CHECK_S = 60
@@ -28,9 +29,12 @@ class ServingConfig(uvicorn.Config):
             loop="uvloop",
             ws="none",
             lifespan="on",
+            log_config=logs.config(settings.log_level),
+            log_level=settings.log_level,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_keep_alive=math.ceil(settings.keep_alive_timeout_ms / 1000),
             timeout_worker_healthcheck=HEALTH_CHECK_S,
         )

@@ -1,7 +1,8 @@
 """One serving process, and how it ends without losing a request.
 
 The exit code is 0 after a drain, also one that had to cut off what took too long; 1 when the
-process hung and was ended by its watchdog; 128 and the signal's number after a second signal.
+process hung and was ended by its watchdog; 70 when the device failed; 128 and the signal's number
+after a second signal.
 """
 
 import asyncio
@@ -24,6 +25,9 @@ logger = logging.getLogger("lamina")
 CLOSE = (b"connection", b"close")
 TICK_S = 0.05
 SWEEP_S = 0.5
+LOST_S = 1.0
+"""For how long what runs on a failed device may still be answered."""
+DEVICE_LOST = 70
 POLLS = 3
 """Rounds of the event loop in which it accepts what waits: closing the listener resets that."""
 
@@ -43,7 +47,7 @@ class Server(uvicorn.Server):
             settings.header_timeout_ms, settings.body_idle_timeout_ms, settings.write_timeout_ms
         )
         self._sweep_s = max(0.02, min(SWEEP_S, shortest_ms / 4000))
-        self._signalled_at = 0.0
+        self._signalled_at = self._lost_at = 0.0
         self._cut_off = False
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -81,7 +85,19 @@ class Server(uvicorn.Server):
         ends = await super().on_tick(counter)
         if self._signalled_at and CLOSE not in self.server_state.default_headers:
             self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+        self._leave_lost_device()
         return ends
+
+    def _leave_lost_device(self) -> None:
+        """A failed accelerator fails every later request; only a new process gets it back."""
+        readiness = self.lifespan.state.get("readiness")
+        if readiness is None or not readiness.device_lost:
+            return
+        self._lost_at = self._lost_at or time.perf_counter()
+        if time.perf_counter() > self._lost_at + LOST_S:
+            logger.error("the device failed: this process ends")
+            logging.shutdown()
+            os._exit(DEVICE_LOST)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve on for the delay, then take nothing new, and finish what was taken.

@@ -1,6 +1,7 @@
 """What each serving process does before it builds the app."""
 
 import ctypes
+import logging
 
 from starlette.types import ASGIApp
 
@@ -14,6 +15,7 @@ KEPT = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 64 * MIB, M_TRIM_THRESHOLD: 256 * MIB}
 
 def build() -> ASGIApp:
     """The app of one serving process."""
+    logging.captureWarnings(True)
     keep_freed_memory()
     return create_app()
 

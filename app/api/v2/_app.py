@@ -1,24 +1,32 @@
 """The endpoints, as an ASGI app with errors of the protocol's own form."""
 
-import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
-from app.api.bodies import Headers, headers_of, read_body
+from app.api.bodies import Headers, headers_of
+from app.api.headers import NO_STORE, NOSNIFF
+from app.api.health import Readiness
 from app.api.layers import LayerService, answer
 from app.api.metrics import Metrics, Spent
-from app.api.problems import STATUS, CatchAll, nearest, short, status_of
+from app.api.problems import (
+    STATUS,
+    CatchAll,
+    headers_of_error,
+    nearest,
+    short,
+)
 from app.api.v2._mapping import check_outputs, fields_of, inputs_card, outputs_card, outputs_of
 from app.api.v2._statistics import ENCODING, model_stats
-from app.codecs import JSON
+from app.codecs import JSON, json
 from app.codecs.inflate import WINDOW_BITS, inflate
 from app.codecs.open_inference import Inference, decode, encode
 from app.errors import (
@@ -29,6 +37,7 @@ from app.errors import (
     UnknownPath,
     UnsupportedMedia,
 )
+from app.scheduling import Claim, clock
 
 PLATFORM = "pytorch_eager"
 VERSION = "1"
@@ -38,24 +47,41 @@ INLINE_BYTES = 32 * 1024
 """Requests up to this size are read on the event loop, well below a millisecond."""
 
 
-def build_app(services: Mapping[str, LayerService], metrics: Metrics) -> ASGIApp:
+def build_router(
+    services: Mapping[str, LayerService], metrics: Metrics, readiness: Readiness
+) -> Router:
     """`/v2`: health, metadata, configuration, statistics and inference of every layer."""
-    return CatchAll(_Routes(services, metrics).router, _error)
+    return _Routes(services, metrics, readiness).router
 
 
-def _error(error: LaminaError) -> Response:
-    """The protocol's form: one string, which its clients print."""
-    return _json({"error": short(error.detail)}, STATUS[type(error)])
+def build_app(router: Router) -> ASGIApp:
+    """The router with the protocol's errors."""
+    return CatchAll(_WithDomainErrors(router), problem)
+
+
+def owns(path: str) -> bool:
+    """Whether a path is this protocol's, and so are its errors."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def problem(error: LaminaError) -> Response:
+    """The protocol's form of an error: one string, which its clients print."""
+    response = _json({"error": short(error.detail)}, STATUS[type(error)])
+    response.headers.update(headers_of_error(error))
+    return response
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type=JSON)
+    return Response(orjson.dumps(content), status, NOSNIFF, JSON)
 
 
 class _Routes:
-    def __init__(self, services: Mapping[str, LayerService], metrics: Metrics) -> None:
+    def __init__(
+        self, services: Mapping[str, LayerService], metrics: Metrics, readiness: Readiness
+    ) -> None:
         self._services = services
         self._metrics = metrics
+        self._readiness = readiness
         routes = [
             Route("/v2", self.server, methods=["GET"]),
             Route("/v2/", self.server, methods=["GET"]),
@@ -72,7 +98,7 @@ class _Routes:
             for version in ("", "/versions/{version}"):
                 route = f"/v2/models/{{model}}{version}{path}"
                 routes.append(Route(route, endpoint, methods=[method]))
-        self.router = _WithDomainErrors(Router(routes, redirect_slashes=False))
+        self.router = Router(routes, redirect_slashes=False)
 
     async def server(self, request: Request) -> Response:
         return _json({"name": "lamina", "version": __version__, "extensions": EXTENSIONS})
@@ -81,9 +107,16 @@ class _Routes:
         state = request.path_params["state"]
         if state not in ("live", "ready"):
             raise UnknownPath("expected /v2/health/live or /v2/health/ready")
+        if state == "ready":
+            self._check_ready()
         return _json({state: True})
 
+    def _check_ready(self) -> None:
+        if obstacle := self._readiness.obstacle():
+            raise obstacle
+
     async def ready(self, request: Request) -> Response:
+        self._check_ready()
         return _json({"name": self._model(request).spec.name, "ready": True})
 
     async def metadata(self, request: Request) -> Response:
@@ -109,7 +142,7 @@ class _Routes:
         return _json(model_stats(self._metrics, self._services))
 
     async def infer(self, request: Request) -> ASGIApp:
-        return _Inference(self._model(request), self._metrics)
+        return _Inference(self._model(request))
 
     def _model(self, request: Request) -> LayerService:
         name = request.path_params["model"]
@@ -123,47 +156,57 @@ class _Routes:
 class _Inference:
     """An ASGI app that answers one model's inference requests."""
 
-    def __init__(self, service: LayerService, metrics: Metrics) -> None:
+    def __init__(self, service: LayerService) -> None:
         self._service = service
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun, name = time.perf_counter(), self._service.spec.name
-        try:
-            spent = await self._answer(headers_of(scope), receive, send)
-        except ClientDisconnect:
-            raise
-        except Exception as error:
-            took_ms = (time.perf_counter() - begun) * 1e3
-            self._metrics.refused(name, ENCODING, status_of(error), took_ms)
-            raise
-        self._metrics.answered(name, ENCODING, spent)
+        headers = headers_of(scope)
+        work = partial(self._answer, headers=headers, receive=receive, send=send)
+        await self._service.serve(scope, headers, ENCODING, work)
 
-    async def _answer(self, headers: Headers, receive: Receive, send: Send) -> Spent:
+    async def _answer(self, claim: Claim, headers: Headers, receive: Receive, send: Send) -> Spent:
         """Read, plan, compute, print."""
         service = self._service
         _check_encoding(headers)
-        body = await read_body(headers, receive, service.limits["max_binary_body_bytes"])
-        begun = time.perf_counter()
+        most_bytes = service.limits["max_binary_body_bytes"]
+        need_bytes = partial(self._need_bytes, headers)
+        body = await service.body(claim, headers, receive, most_bytes, need_bytes)
+        begun = clock()
         # A small compressed body may hold a large one.
         small = len(body) <= INLINE_BYTES and b"content-encoding" not in headers
-        inference = await service.codec(small, self._decoded, body, headers)
+        inference = await claim.read_or_print(small, partial(self._decoded, body, headers))
         fields = fields_of(service.spec, service.tensors, inference, service.limits["max_replicas"])
         call, plan = service.planned(fields)
         check_outputs(service.spec, plan, inference)
-        decode_ms = (time.perf_counter() - begun) * 1e3
-        result, queue_ms, compute_ms = await service.run(call, plan)
-        begun = time.perf_counter()
+        decode_ms = (clock() - begun) * 1e3 - claim.queue_ms
+        begun, queued_ms = clock(), claim.queue_ms
+        text_bytes = json.answer_bytes(plan.answer_numbers, call.dtype)
+        result = await service.run(claim, call, plan, text_bytes)
+        compute_ms = (clock() - begun) * 1e3 - (claim.queue_ms - queued_ms)
+        begun, queued_ms = clock(), claim.queue_ms
         outputs = outputs_of(result, inference)
-        large = sum(payload.data.nbytes for payload in outputs.values()) > INLINE_BYTES
-        pieces, length = await service.codec(
-            not large, encode, service.spec.name, inference, outputs
+        small = sum(payload.data.nbytes for payload in outputs.values()) <= INLINE_BYTES
+        pieces, length = await claim.read_or_print(
+            small, partial(encode, service.spec.name, inference, outputs)
         )
-        spent = Spent(queue_ms, decode_ms, compute_ms, (time.perf_counter() - begun) * 1e3)
+        encode_ms = (clock() - begun) * 1e3 - (claim.queue_ms - queued_ms)
+        claim.end_turn()
+        spent = Spent(claim.queue_ms, decode_ms, compute_ms, encode_ms)
         media = JSON if length is None else "application/octet-stream"
         extra = () if length is None else ((HEADER_LENGTH, b"%d" % length),)
         await answer(send, pieces, (b"content-type", media.encode()), spent.header(), *extra)
         return spent
+
+    def _need_bytes(self, headers: Headers, body_bytes: int) -> int:
+        """Memory that reading a body takes: its JSON, which may stand before bytes, takes more."""
+        limits = self._service.limits
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            body_bytes += limits["max_binary_body_bytes"]
+        length = _header_length(headers)
+        text_bytes = min(
+            body_bytes if length is None else length, body_bytes, limits["max_json_body_bytes"]
+        )
+        return body_bytes + json.need_bytes(text_bytes)
 
     def _decoded(self, body: bytes | bytearray, headers: Headers) -> Inference:
         limits = self._service.limits
@@ -206,5 +249,5 @@ class _WithDomainErrors:
             await self._app({**scope, "app": self}, receive, send)
         except HTTPException as error:
             response = _json({"error": "GET /v2 names what is served"}, error.status_code)
-            response.headers.update(error.headers or {})
+            response.headers.update({**NO_STORE, **(error.headers or {})})
             await response(scope, receive, send)

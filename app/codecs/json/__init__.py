@@ -7,8 +7,25 @@ non-finite numbers, integers beyond 64 bits), takes a slower path under the same
 
 from app.codecs.json._reader import decode
 from app.codecs.json._writer import encode
+from app.schemas.tensors import DTYPES
 
 INLINE_BYTES = 384 * 1024
-"""Messages up to this size are read or printed in about a millisecond."""
+"""Messages up to this size are read in about a millisecond."""
+INLINE_NUMBERS = 38 * 1024
+"""Answers of so many numbers are printed in about a millisecond."""
+NEED_FACTOR = 10
+"""Memory at the peak of reading to the body's length, beside what the parser keeps: the body, and
+a number of up to eight bytes for two of its characters."""
 
-__all__ = ["INLINE_BYTES", "decode", "encode"]
+
+def need_bytes(body_bytes: int) -> int:
+    """Memory that reading a body takes."""
+    return NEED_FACTOR * body_bytes
+
+
+def answer_bytes(numbers: int, dtype: str) -> int:
+    """Memory that the text of an answer takes."""
+    return numbers * (26 if DTYPES[dtype].itemsize == 8 else 16)
+
+
+__all__ = ["INLINE_BYTES", "INLINE_NUMBERS", "answer_bytes", "decode", "encode", "need_bytes"]

@@ -7,7 +7,7 @@ import simdjson
 
 from app.codecs.json._rows import Rows
 from app.codecs.json._tensors import TensorReader, plain
-from app.codecs.json._text import parse
+from app.codecs.json._text import members, parse
 from app.errors import InvalidRequest
 from app.schemas.tensors import DTYPES, TensorField, TensorPayload
 
@@ -61,8 +61,7 @@ def _decode(
         return payload
 
     fields: dict[str, object] = {}
-    for name in document.keys():
-        value = document[name]
+    for name, value in members(document):
         if name in fields:
             raise InvalidRequest.at(name, "duplicate-field", f"{name}: given more than once")
         field = tensors.get(name)
@@ -78,6 +77,9 @@ def _decode(
                 read(item, f"{name}/{index}", field) if isinstance(item, PROXIES) else item
                 for index, item in enumerate(value)
             )
+        elif field.many:
+            detail = f"{name}: expected a list of tensors; got an object"
+            raise InvalidRequest.at(name, "tensor-form", detail)
         else:
             fields[name] = read(value, name, field)
     rows.check(body, document)

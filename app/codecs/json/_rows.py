@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import simdjson
 
+from app.codecs.json._text import members
 from app.schemas.tensors import Shape
 
 SHORT_ROW_BYTES = 128
@@ -50,7 +51,7 @@ class Rows:
         if pointer in self._nested:
             return _spell_array(self._nested[pointer][1])
         if isinstance(value, simdjson.Object):
-            return b",".join(self._spell(value[key], _join(pointer, key)) for key in value.keys())
+            return b",".join(self._spell(item, _join(pointer, key)) for key, item in members(value))
         if isinstance(value, simdjson.Array):
             if pointer.endswith("/data"):
                 return _spell_array((len(value),))

@@ -9,9 +9,9 @@ import numpy as np
 import simdjson
 
 from app.codecs._arrays import Array, as_payload, from_numbers
-from app.codecs.json._text import plain_kind
+from app.codecs.json._text import members, plain_kind
 from app.errors import InvalidRequest
-from app.schemas.tensors import DType, Shape, TensorPayload, json_kind
+from app.schemas.tensors import DTYPES, DType, Shape, TensorPayload, json_kind
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MAX_PLAIN_VALUES = 256
@@ -32,7 +32,7 @@ def plain(value: object, name: str) -> Any:
         if isinstance(item, simdjson.Array):
             return [convert(entry) for entry in item]
         if isinstance(item, simdjson.Object):
-            return {key: convert(item[key]) for key in item.keys()}
+            return {key: convert(entry) for key, entry in members(item)}
         return item
 
     return convert(value)
@@ -65,10 +65,10 @@ class TensorReader:
             if numbers.size != math.prod(shape):
                 self.walk(value, shape, name)
             return self._rounded(numbers, shape, name)
-        shape, members = self._members(value, name)
-        if "base64" in members:
-            return self._unpacked(shape, members["base64"], f"{name}/base64")
-        return self.flat(shape, members["data"], f"{name}/data")
+        shape, found = self._members(value, name)
+        if "base64" in found:
+            return self._unpacked(shape, found["base64"], f"{name}/base64")
+        return self.flat(shape, found["data"], f"{name}/data")
 
     def flat(self, shape: Shape, data: Any, name: str) -> TensorPayload:
         """The numbers of an array, in row-major order of the shape."""
@@ -126,13 +126,14 @@ class TensorReader:
 
     def _members(self, value: Any, name: str) -> tuple[Shape, dict[str, Any]]:
         """Shape and members of {"shape", "data"} or {"shape", "dtype", "base64"}."""
-        members = {key: value[key] for key in value.keys()}
-        shape = plain(members.get("shape"), name)
-        flat = isinstance(members.get("data"), simdjson.Array) and "base64" not in members
-        packed = isinstance(members.get("base64"), str) and "dtype" in members
+        found = dict(members(value))
+        shape = plain(found.get("shape"), name)
+        flat = isinstance(found.get("data"), simdjson.Array) and "base64" not in found
+        packed = isinstance(found.get("base64"), str) and "dtype" in found
         if (
             not (flat or packed)
-            or not members.keys() <= {"shape", "dtype", "data" if flat else "base64"}
+            or len(found) < len(value)
+            or not found.keys() <= {"shape", "dtype", "data" if flat else "base64"}
             or not _is_shape(shape)
         ):
             detail = (
@@ -140,11 +141,12 @@ class TensorReader:
                 '{"shape": [lengths], "dtype": name, "base64": text}'
             )
             raise InvalidRequest.at(name, "tensor-form", detail)
-        if members.get("dtype", self._dtype.name) != self._dtype.name:
-            detail = f"{name}: expected the dtype {self._dtype.name}; got another"
+        if (dtype := found.get("dtype", self._dtype.name)) != self._dtype.name:
+            came = dtype if isinstance(dtype, str) and dtype in DTYPES else "another"
+            detail = f"{name}: expected the dtype {self._dtype.name}; got {came}"
             raise InvalidRequest.at(f"{name}/dtype", "dtype-mismatch", detail)
         self._check_rank(len(shape), name)
-        return tuple(shape), members
+        return tuple(shape), found
 
     def _unpacked(self, shape: Shape, text: str, name: str) -> TensorPayload:
         """The elements that base64 text holds."""

@@ -28,7 +28,8 @@ def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Pi
     def convert(value: object) -> object:
         if not isinstance(value, TensorPayload):
             raise TypeError(f"{type(value).__name__} has no form in JSON")
-        if encoding == "base64":
+        # An integer without axes is a count, which a request takes as a number.
+        if encoding == "base64" and (value.shape or DTYPES[value.dtype].is_float):
             large.append([b'"', b64encode(value.data), b'"'])
             text = orjson.Fragment(_PLACE)
             return {"shape": value.shape, "dtype": value.dtype, "base64": text}

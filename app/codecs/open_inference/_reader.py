@@ -7,7 +7,7 @@ from typing import Any
 import simdjson
 
 from app.codecs.json._tensors import TensorReader, plain
-from app.codecs.json._text import parse
+from app.codecs.json._text import members, parse
 from app.codecs.open_inference._messages import DTYPE_OF, Inference, Output
 from app.errors import InvalidRequest, MalformedBody
 from app.schemas.tensors import DTYPES, Shape, TensorPayload
@@ -34,11 +34,11 @@ def decode(
         raise MalformedBody(f"the header of {length} bytes is longer than the body, {len(body)}")
     document = parse(simdjson.Parser(), _quoted(body[:length]))
     blob = memoryview(bytearray(memoryview(body)[length:]))
-    members: dict[str, Any] = {key: document[key] for key in document.keys()}
-    parameters = _parameters(members.get("parameters"), "parameters")
+    found = dict(members(document))
+    parameters = _parameters(found.get("parameters"), "parameters")
     inputs: dict[str, TensorPayload] = {}
     start = 0
-    for index, entry in enumerate(_objects(members.get("inputs"), "inputs", max_tensors)):
+    for index, entry in enumerate(_objects(found.get("inputs"), "inputs", max_tensors)):
         pointer = f"inputs/{index}"
         name, payload, size = _input(entry, pointer, blob, start, max_rank)
         if name in inputs:
@@ -48,9 +48,9 @@ def decode(
     if start != len(blob):
         raise MalformedBody(f"{len(blob) - start} bytes are left behind the inputs")
     return Inference(
-        id=_text(members.get("id"), "id") if "id" in members else None,
+        id=_text(found.get("id"), "id") if "id" in found else None,
         inputs=inputs,
-        outputs=_outputs(members.get("outputs"), max_tensors) if "outputs" in members else None,
+        outputs=_outputs(found.get("outputs"), max_tensors) if "outputs" in found else None,
         parameters=parameters,
         binary_default=parameters.get("binary_data_output") is True,
     )
@@ -89,16 +89,16 @@ def _input(
     entry: Any, pointer: str, blob: memoryview, start: int, max_rank: int
 ) -> tuple[str, TensorPayload, int]:
     """Name and payload of one input, and how many bytes of the blob, from `start`, are its."""
-    members = {key: entry[key] for key in entry.keys()}
-    name = _text(members.get("name"), f"{pointer}/name")
-    datatype = _text(members.get("datatype"), f"{pointer}/datatype")
+    found = dict(members(entry))
+    name = _text(found.get("name"), f"{pointer}/name")
+    datatype = _text(found.get("datatype"), f"{pointer}/datatype")
     if datatype not in DTYPE_OF:
-        detail = f"{pointer}/datatype: expected one of {', '.join(DTYPE_OF)}; got {datatype[:16]}"
+        detail = f"{pointer}/datatype: expected one of {', '.join(DTYPE_OF)}; got another"
         raise InvalidRequest.at(f"{pointer}/datatype", "dtype-mismatch", detail)
     dtype = DTYPES[DTYPE_OF[datatype]]
-    shape = _shape(members.get("shape"), f"{pointer}/shape", max_rank)
-    parameters = _parameters(members.get("parameters"), f"{pointer}/parameters")
-    size, data = parameters.get("binary_data_size"), members.get("data")
+    shape = _shape(found.get("shape"), f"{pointer}/shape", max_rank)
+    parameters = _parameters(found.get("parameters"), f"{pointer}/parameters")
+    size, data = parameters.get("binary_data_size"), found.get("data")
     if (size is None) == (data is None):
         detail = f"{pointer}: expected exactly one of data and binary_data_size"
         raise InvalidRequest.at(pointer, "conflict", detail)
@@ -109,8 +109,8 @@ def _input(
     wanted = dtype.itemsize * math.prod(shape)
     if type(size) is not int or size != wanted or size > len(blob) - start:
         detail = (
-            f"{pointer}: the shape {list(shape)} of {datatype} needs {wanted} bytes; got "
-            f"binary_data_size {str(size)[:24]} and {len(blob) - start} bytes"
+            f"{pointer}: the shape {list(shape)} of {datatype} needs {wanted} bytes, which "
+            f"binary_data_size must say; {len(blob) - start} bytes are there"
         )
         raise InvalidRequest.at(pointer, "shape-mismatch", detail)
     elements = blob[start : start + size]

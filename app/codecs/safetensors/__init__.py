@@ -10,7 +10,18 @@ alone. Format: https://github.com/huggingface/safetensors.
 from app.codecs.safetensors._reader import decode
 from app.codecs.safetensors._writer import encode
 
-INLINE_BYTES = 1 << 62
+INLINE_BYTES = INLINE_NUMBERS = 1 << 62
 """Both verbs only read or print a header, whatever the size of the tensors."""
 
-__all__ = ["INLINE_BYTES", "decode", "encode"]
+
+def need_bytes(body_bytes: int) -> int:
+    """Memory that reading a body takes."""
+    return body_bytes
+
+
+def answer_bytes(numbers: int, dtype: str) -> int:
+    """Memory that an answer takes beside its tensors."""
+    return 0
+
+
+__all__ = ["INLINE_BYTES", "INLINE_NUMBERS", "answer_bytes", "decode", "encode", "need_bytes"]

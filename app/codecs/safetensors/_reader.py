@@ -22,8 +22,8 @@ def decode(
 ) -> dict[str, object]:
     """Read one file; its tensors become payloads, the metadata's `request` the other fields.
 
-    `dtype`, where the request leaves it out, is that of its first tensor without a dtype of its
-    own.
+    `dtype`, where the request leaves it out, is that of the layer's first tensor without a dtype
+    of its own.
 
     Raises:
         MalformedBody: the frame, the header or the offsets are broken.
@@ -45,14 +45,14 @@ def _split(body: bytes | bytearray) -> tuple[dict[str, Any], memoryview]:
     if length > MAX_HEADER_BYTES:
         raise _broken(f"expected a header of at most {MAX_HEADER_BYTES} bytes; got {length}")
     start = LENGTH_BYTES + length
+    if body[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":  # the format's rule: not even a space before
+        raise _broken("its header does not begin with {")
     try:
-        header = json.loads(
+        header: dict[str, Any] = json.loads(
             body[LENGTH_BYTES:start].decode(), object_pairs_hook=_without_duplicates
         )
     except (ValueError, RecursionError) as error:
         raise _broken("its header is not JSON in UTF-8") from error
-    if not isinstance(header, dict):
-        raise _broken("its header is not a JSON object")
     # Torch wants memory that it may write to, and numbers at multiples of their size.
     aligned = isinstance(body, bytearray) and start % 8 == 0
     return header, memoryview(body)[start:] if aligned else memoryview(
@@ -89,7 +89,7 @@ def _payloads(
             detail = f"{name[:64]}: expected at most {max_rank} axes; got {len(shape)}"
             raise InvalidRequest.at(name[:64], "too-deep", detail)
         if dtype not in DTYPE_OF:
-            detail = f"{name[:64]}: expected one of {', '.join(DTYPE_OF)}; got {dtype[:16]}"
+            detail = f"{name[:64]}: expected one of {', '.join(DTYPE_OF)}; got another"
             raise InvalidRequest.at(name[:64], "dtype-mismatch", detail)
         size = math.prod(shape) * DTYPES[DTYPE_OF[dtype]].itemsize
         if not 0 <= start <= end <= len(data) or end - start != size:

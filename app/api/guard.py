@@ -1,0 +1,51 @@
+"""Who may ask, and how often: before anything of a request is read but its headers."""
+
+from collections.abc import Callable
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api.keys import CLIENT_ID, Keys
+from app.api.rates import Rates, address_of
+from app.errors import LaminaError, Unauthorized
+
+OPEN = frozenset(("/livez", "/readyz"))
+"""The only paths that answer without a key."""
+UNLIMITED = OPEN | {"/metrics"}
+"""Paths that are never limited, for those who may ask for them."""
+
+
+class Guard:
+    """Lets a request pass to `app`, or answers what `render` makes of the error and its path."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys | None,
+        rates: Rates | None,
+        render: Callable[[str, LaminaError], Response],
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._rates = rates
+        self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except LaminaError as error:
+                return await self._render(scope["path"], error)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        """Raise Unauthorized or RateLimited; requests without a key count by address."""
+        path, client = scope["path"], None
+        if self._keys is not None:
+            client = self._keys.client_of(scope["headers"])
+            scope.setdefault("state", {})[CLIENT_ID] = client
+        denied = self._keys is not None and client is None and path not in OPEN
+        if self._rates is not None and (denied or path not in UNLIMITED):
+            self._rates.take(client or address_of(scope))
+        if denied:
+            raise Unauthorized("expected Authorization: Bearer KEY, with a key of this service")

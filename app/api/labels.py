@@ -1,0 +1,76 @@
+"""What logs and traces may say of a request: words of closed sets, never its own."""
+
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+
+from fastapi.routing import iter_route_contexts
+from starlette.routing import BaseRoute
+
+METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+)
+UNMATCHED = "unmatched"
+PROBES = frozenset(("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
+"""Paths that machines ask every few seconds: of these, logs and traces say nothing."""
+PHASES = {
+    b"queue": "queue_ms",
+    b"decode": "decode_ms",
+    b"compute": "compute_ms",
+    b"encode": "encode_ms",
+}
+
+
+class Labels:
+    """Tells the route's template of a path, and the layer that it names.
+
+    A dictionary holds the paths of every layer; what is not in it is searched among the routes.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute], layers: Collection[str]) -> None:
+        contexts = list(iter_route_contexts(routes))
+        self._layers = frozenset(layers)
+        self._routes = [(context.path_regex, str(context.path_format)) for context in contexts]
+        self._known: dict[str, tuple[str, str | None]] = {}
+        for _, template in self._routes:
+            for layer in layers:
+                path = template.replace("{layer}", layer).replace("{model}", layer)
+                if "{" not in path:
+                    self._known[path] = (template, None if path == template else layer)
+
+    def find(self, path: str) -> tuple[str, str | None]:
+        """The template, or `unmatched`; the layer, where there is such a layer."""
+        return self._known.get(path) or self._searched(path)
+
+    def _searched(self, path: str) -> tuple[str, str | None]:
+        for pattern, template in self._routes:
+            if found := pattern.match(path):
+                named = found.groupdict()
+                layer = named.get("layer") or named.get("model")
+                return template, layer if layer in self._layers else None
+        return UNMATCHED, None
+
+
+def method(name: str) -> str:
+    """The method, or `other`."""
+    return name if name in METHODS else "other"
+
+
+@lru_cache(maxsize=1024)
+def address(host: str) -> str | None:
+    """The client's address, if it is one: behind a trusted proxy any text may stand there."""
+    try:
+        found = ip_address(host)
+    except ValueError:
+        return None
+    return None if getattr(found, "scope_id", None) else str(found)
+
+
+def phases(server_timing: bytes) -> dict[str, float]:
+    """How long each phase took, ms, from the answer's `Server-Timing`."""
+    spent = {}
+    for entry in server_timing.split(b", "):
+        name, _, took_ms = entry.partition(b";dur=")
+        if name in PHASES:
+            spent[PHASES[name]] = float(took_ms)
+    return spent

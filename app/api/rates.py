@@ -1,0 +1,89 @@
+"""How many requests a minute one client may send, counted in this process."""
+
+import time
+from collections import OrderedDict
+from ipaddress import ip_address, ip_network
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from starlette.types import Scope
+
+from app.errors import RateLimited
+
+MAX_COUNTERS = 1 << 17
+"""Most counters kept, two a client: about 30 MB. The oldest go first."""
+
+
+class Rates:
+    """A sliding window of one minute, which takes two counters a client, whatever the limit.
+
+    A moving window would keep the time of each request.
+    """
+
+    def __init__(self, per_minute: int, max_counters: int = MAX_COUNTERS) -> None:
+        self._limit = RateLimitItemPerMinute(per_minute)
+        self._window = SlidingWindowCounterRateLimiter(_Counters(max_counters))
+
+    def take(self, client: str) -> None:
+        """Count a request of the client.
+
+        Raises:
+            RateLimited: it has sent too many within a minute; this one does not count.
+
+        """
+        if not self._window.hit(self._limit, client):
+            stats = self._window.get_window_stats(self._limit, client)
+            detail = f"expected at most {self._limit.amount} requests a minute; wait a little"
+            raise RateLimited(detail, stats.reset_time - time.time())
+
+
+class _Counters(MemoryStorage):
+    """The library's counters, cleared as they are used: all of them live equally long, so the
+    oldest end first.
+
+    The library looks through all of them in a thread of its own, up to a hundred times a second,
+    while the event loop waits; and it keeps as many as there are clients.
+    """
+
+    STORAGE_SCHEME = ["lamina-memory"]  # noqa: RUF012
+
+    def __init__(self, max_counters: int) -> None:
+        super().__init__()
+        # A plain dict finds its first entry slowly once many before it were deleted.
+        self.expirations = OrderedDict[str, float]()
+        self._max = max_counters
+
+    def get(self, key: str) -> int:
+        return self.storage.get(key, 0)
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        if key not in self.storage:
+            self._clear_old()
+            self.expirations[key] = time.time() + expiry
+        self.storage[key] += amount
+        return self.storage[key]
+
+    def _clear_old(self) -> None:
+        now = time.time()
+        while self.expirations:
+            key = next(iter(self.expirations))
+            if self.expirations[key] > now and len(self.expirations) < self._max:
+                break
+            del self.expirations[key], self.storage[key]
+
+
+def address_of(scope: Scope) -> str:
+    """Whose requests count together where there is no key: an IPv4 address, or an IPv6 network of
+    64 bits, since one household has a whole one.
+    """
+    host: str = (scope.get("client") or ("unknown",))[0]
+    if ":" not in host:
+        return host
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 6 and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((address.packed[:8].ljust(16, b"\0"), 64)))

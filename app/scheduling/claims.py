@@ -1,0 +1,225 @@
+"""Admission: what each request may take of the process, and its work on a thread."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from app.errors import BodyTooLarge, OutputTooLarge
+from app.scheduling.patience import Patience, clock
+from app.scheduling.pool import Pool, Turns
+from app.scheduling.threads import Threads
+
+INLINE_MS = 1.0
+"""Work on a CPU up to this estimate, which is from above, is done on the event loop: changing
+threads would cost as much."""
+SMALL_MS = 100.0
+"""Longest work of the lane for small requests, by its estimate."""
+SMALL_BYTES = 1 << 20
+"""Most that a small request needs for its body, and again for its result."""
+LARGE_TURNS = 3
+"""One request is read, one computed, one printed."""
+SMALL_TURNS = 2
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What requests of one size share."""
+
+    bodies: Pool
+    results: Pool
+    turns: Turns
+
+
+class Admission:
+    """Divides memory and turns among requests, so that small ones never wait behind large ones.
+
+    Bodies and results have pools of their own: a request that holds its body and waits for room
+    for its result waits only for results, which are sent and gone within bounded time.
+    """
+
+    def __init__(
+        self, threads: Threads, *, budget_bytes: int, max_queued: int, timeout_s: float,
+        inline_ms: float,
+    ) -> None:  # fmt: skip
+        small_bytes = budget_bytes // 16
+        large_bytes = budget_bytes // 2 - small_bytes
+        self.threads = threads
+        self.timeout_s = timeout_s
+        self.inline_ms = inline_ms
+        self.in_flight = 0
+        self.small = self._lane("small", small_bytes, SMALL_TURNS, max_queued)
+        self.large = self._lane("large", large_bytes, LARGE_TURNS, max_queued)
+        self._pools = [
+            pool
+            for lane in (self.small, self.large)
+            for pool in (lane.bodies, lane.results, lane.turns)
+        ]
+
+    def _lane(self, size: str, size_bytes: int, turns: int, max_queued: int) -> Lane:
+        return Lane(
+            Pool(f"memory for {size} bodies", size_bytes, max_queued),
+            Pool(f"memory for {size} results", size_bytes, max_queued),
+            Turns(f"a {size} request's turn", turns, max_queued, self.timeout_s),
+        )
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for bytes or a turn."""
+        return sum(pool.waiting for pool in self._pools)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that requests hold."""
+        lanes = (self.small, self.large)
+        return sum(lane.bodies.taken + lane.results.taken for lane in lanes)
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long a queue has been full without moving, s."""
+        return max(pool.full_s for pool in self._pools)
+
+    def claim(self, patience: Patience) -> "Claim":
+        """The claim of a request that has just come."""
+        return Claim(self, patience)
+
+
+class Claim:
+    """What one request holds: bytes, a turn, a job on a thread. `close` gives all of it back."""
+
+    def __init__(self, admission: Admission, patience: Patience) -> None:
+        self.patience = patience
+        self.queue_ms = 0.0
+        self._admission = admission
+        self._held: list[tuple[Pool, int]] = []
+        self._turn: Turns | None = None
+        self._job: Future[Any] | None = None
+        admission.in_flight += 1
+
+    async def take_body(self, need_bytes: int) -> None:
+        """Room for the body and what it becomes, before it is read.
+
+        Raises:
+            BodyTooLarge: more than this process ever has.
+            Overloaded, DeadlineExceeded, Abandoned: not now.
+
+        """
+        small = need_bytes <= SMALL_BYTES
+        lane = self._admission.small if small else self._admission.large
+        if need_bytes > lane.bodies.size:
+            raise BodyTooLarge(
+                f"reading the body takes {need_bytes} bytes of memory; "
+                f"this service has {lane.bodies.size} for it"
+            )
+        if not small:
+            lane.turns.check_room()
+        await self._take(lane.bodies, need_bytes)
+
+    async def take_result(self, need_bytes: int) -> None:
+        """Room for the result and its text, before it is computed.
+
+        Raises:
+            OutputTooLarge: more than this process ever has.
+            Overloaded, DeadlineExceeded, Abandoned: not now.
+
+        """
+        lane = self._admission.small if need_bytes <= SMALL_BYTES else self._admission.large
+        if need_bytes > lane.results.size:
+            raise OutputTooLarge(
+                f"the result and its text need {need_bytes} bytes of memory; this service has "
+                f"{lane.results.size} for it. Send fewer samples, or ask for a binary answer"
+            )
+        await self._take(lane.results, need_bytes)
+
+    async def take_turn(self, *, small: bool) -> None:
+        """A turn on the threads, where the request has none yet.
+
+        Raises:
+            Overloaded, DeadlineExceeded, Abandoned: not now.
+
+        """
+        if self._turn is None:
+            turns = (self._admission.small if small else self._admission.large).turns
+            await self._take(turns, 1)
+            self._turn = turns
+
+    async def read_or_print(self, inline: bool, function: Callable[[], T]) -> T:
+        """Run a codec: on the event loop where it takes next to nothing."""
+        if inline:
+            return function()
+        await self.take_turn(small=False)
+        return await self._on(self._admission.threads.codec, function)
+
+    async def compute(self, cost_ms: float, function: Callable[[], T]) -> T:
+        """Do work estimated at `cost_ms` where it belongs.
+
+        Raises:
+            Overloaded, DeadlineExceeded, Abandoned: not now; work that runs already is not stopped,
+                its result is dropped.
+
+        """
+        if cost_ms <= self._admission.inline_ms:
+            self.patience.check()
+            return function()
+        small = cost_ms <= SMALL_MS
+        await self.take_turn(small=small)
+        threads = self._admission.threads
+        return await self._on(threads.small if small else threads.large, function)
+
+    def end_turn(self) -> None:
+        """Give the turn back: what is left is to send the answer."""
+        if self._turn is not None:
+            self._held.remove((self._turn, 1))
+            self._turn.give(1)
+            self._turn = None
+
+    def close(self) -> None:
+        """Give everything back; what a thread still works for, when it is done."""
+        self.patience.close()
+        if self._job is None or self._job.cancel() or self._job.done():
+            self._release()
+        else:
+            loop = asyncio.get_running_loop()
+            self._job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
+
+    async def _take(self, pool: Pool, amount: int) -> None:
+        asked = clock()
+        await pool.take(amount, self._wait)
+        self.queue_ms += (clock() - asked) * 1e3
+        self._held.append((pool, amount))
+
+    async def _wait(self, granted: asyncio.Future[None]) -> None:
+        await self.patience.wait(granted, self._admission.timeout_s)
+
+    async def _on(self, thread: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+        self.patience.check()
+        asked, begun = clock(), [0.0]
+
+        def job() -> T:
+            begun[0] = clock()
+            return function()
+
+        submitted: Future[T] = thread.submit(job)
+        self._job = submitted
+        result = await self.patience.wait(_quiet(asyncio.wrap_future(submitted)))
+        self.queue_ms += (begun[0] - asked) * 1e3
+        return result
+
+    def _release(self) -> None:
+        for pool, amount in self._held:
+            pool.give(amount)
+        self._held.clear()
+        self._admission.in_flight -= 1
+
+
+def _quiet(future: asyncio.Future[T]) -> asyncio.Future[T]:
+    """The future, which does not complain when it fails after everybody has left."""
+
+    def see(done: asyncio.Future[T]) -> None:
+        if not done.cancelled():
+            done.exception()
+
+    future.add_done_callback(see)
+    return future

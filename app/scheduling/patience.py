@@ -1,0 +1,68 @@
+"""How long a request waits: until its deadline, and while its client is there."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from app.errors import DeadlineExceeded, Overloaded
+
+T = TypeVar("T")
+clock = time.perf_counter
+
+
+class Abandoned(Exception):
+    """The client left before its answer."""
+
+
+class Patience:
+    """How long one request waits; `deadline_s` is on `clock`."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._gone: Callable[[], Awaitable[object]] | None = None
+        self._watch: asyncio.Future[object] | None = None
+
+    def watch(self, gone: Callable[[], Awaitable[object]]) -> None:
+        """From now on give up when `gone` returns: it does when the client has left."""
+        self._gone = gone
+
+    def check(self) -> None:
+        """Go on only where the answer is still wanted.
+
+        Raises:
+            DeadlineExceeded: its time is over.
+            Abandoned: the client left.
+
+        """
+        if self._watch is not None and self._watch.done():
+            raise Abandoned
+        if clock() >= self._deadline_s:
+            raise DeadlineExceeded("the request's time was over before its answer was ready")
+
+    async def wait(self, future: asyncio.Future[T], timeout_s: float | None = None) -> T:
+        """The future's result; the future itself is left alone.
+
+        Raises:
+            DeadlineExceeded: the request's time is over.
+            Abandoned: the client left.
+            Overloaded: `timeout_s` passed.
+
+        """
+        if self._watch is None and self._gone is not None:
+            self._watch = asyncio.ensure_future(self._gone())
+        left_s = self._deadline_s - clock()
+        await asyncio.wait(
+            (future, self._watch) if self._watch else (future,),
+            timeout=left_s if timeout_s is None else min(left_s, timeout_s),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if future.done():
+            return future.result()
+        self.check()
+        raise Overloaded("no turn came in time")
+
+    def close(self) -> None:
+        """Stop watching the client."""
+        if self._watch is not None:
+            self._watch.cancel()

@@ -1,0 +1,135 @@
+"""What requests share, bytes or turns: taken at once, or in the order of asking."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from app.errors import Overloaded
+
+NEWEST_WEIGHT = 0.2
+Wait = Callable[[asyncio.Future[None]], Awaitable[None]]
+
+
+class Pool:
+    """A number of units, and a queue of bounded length for them."""
+
+    def __init__(self, name: str, size: int, max_waiting: int) -> None:
+        self.name = name
+        self.size = size
+        self.taken = 0
+        self._max_waiting = max_waiting
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._full_since: float | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    @property
+    def full_s(self) -> float:
+        """For how long the queue has been full without a break, s."""
+        return 0.0 if self._full_since is None else time.monotonic() - self._full_since
+
+    def check_room(self, amount: int = 1) -> None:
+        """Refuse at once what would not be served in time.
+
+        Raises:
+            Overloaded: it would have to wait, and the queue is full.
+
+        """
+        if not self._fits(amount) and self.waiting >= self._max_waiting:
+            raise Overloaded(f"{self.waiting} requests wait for {self.name} already")
+
+    async def take(self, amount: int, wait: Wait) -> None:
+        """Take some of it; `wait` waits for a future, and raises when it gives up.
+
+        Raises:
+            Overloaded: the queue is full.
+
+        """
+        if self._fits(amount):
+            self._grant(amount)
+            return
+        self.check_room(amount)
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (amount, granted)
+        self._waiting.append(entry)
+        self._note_length()
+        try:
+            await wait(granted)
+        except BaseException:
+            if granted.done() and not granted.cancelled():
+                self.give(amount)
+            else:
+                self._waiting.remove(entry)
+                self._serve()
+            raise
+
+    def give(self, amount: int) -> None:
+        """Give back what was taken; those who wait longest get it."""
+        self.taken -= amount
+        self._serve()
+
+    def _fits(self, amount: int) -> bool:
+        return not self._waiting and self.taken + amount <= self.size
+
+    def _grant(self, amount: int) -> None:
+        self.taken += amount
+
+    def _serve(self) -> None:
+        for entry in list(self._waiting):
+            amount, granted = entry
+            if granted.cancelled():  # its request is about to leave the queue
+                continue
+            if self.taken + amount > self.size:
+                break
+            self._waiting.remove(entry)
+            self._grant(amount)
+            granted.set_result(None)
+        self._note_length()
+
+    def _note_length(self) -> None:
+        if self.waiting < max(self._max_waiting, 1):
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = time.monotonic()
+
+
+class Turns(Pool):
+    """A number of requests at work at a time; refuses early where the queue moves too slowly."""
+
+    def __init__(self, name: str, size: int, max_waiting: int, timeout_s: float) -> None:
+        super().__init__(name, size, max_waiting)
+        self._timeout_s = timeout_s
+        self._busy_since: float | None = None
+        self._pace_s = 0.0
+        """Average time between two ends while all turns were taken."""
+
+    def check_room(self, amount: int = 1) -> None:
+        """Refuse at once what would not be served in time.
+
+        Raises:
+            Overloaded: the queue is full, or its end would wait too long.
+
+        """
+        super().check_room(amount)
+        wait_s = (self.waiting + 1) * self._pace_s
+        if not self._fits(amount) and wait_s > self._timeout_s:
+            raise Overloaded(f"the wait for {self.name} is about {wait_s:.1f} s", wait_s)
+
+    def give(self, amount: int) -> None:
+        """Give back what was taken; those who wait longest get it."""
+        now = time.monotonic()
+        if self._busy_since is not None:
+            newest_s = now - self._busy_since
+            weight = NEWEST_WEIGHT if self._pace_s else 1.0
+            self._pace_s += weight * (newest_s - self._pace_s)
+        self._busy_since = None
+        super().give(amount)
+
+    def _grant(self, amount: int) -> None:
+        super()._grant(amount)
+        if self.taken >= self.size:
+            self._busy_since = time.monotonic()

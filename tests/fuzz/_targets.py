@@ -1,0 +1,159 @@
+"""What the fuzzers feed: one function a decoder, from bytes to nothing, under the same rules.
+
+A `LaminaError` is an answer; any other exception is a finding. What is accepted must keep its
+promises: shapes and bytes agree, ranks and sizes stay within their limits, text is JSON.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+from app.api.bodies import accepted, media_type
+from app.api.layers import validated
+from app.api.v2 import _app as v2
+from app.api.v2._mapping import check_outputs, fields_of, outputs_of
+from app.codecs import CODECS, open_inference, safetensors
+from app.codecs import json as json_codec
+from app.codecs.inflate import WINDOW_BITS, inflate
+from app.compute import Engine
+from app.errors import LaminaError
+from app.layers import LAYERS, compute_model, tensor_fields
+from app.schemas.tensors import DTYPES, TensorField, TensorPayload
+from app.settings import Settings
+
+MAX_RANK, MAX_LIST, MAX_TENSORS = 8, 3, 8
+MAX_INFLATED_BYTES = 1 << 20
+MAX_RUN_MS = 2.0
+"""Requests estimated above this are planned and not run, or the fuzzer would only wait."""
+WHOLE_BODY = 0xFFFF
+"""Stands for a request without `Inference-Header-Content-Length`."""
+FIELDS = {
+    "input": TensorField(),
+    "indices": TensorField(dtype="int64"),
+    "inputs": TensorField(many=True),
+}
+NAMES = tuple(LAYERS)
+_engine = Engine("cpu", Settings().limits)
+
+
+def read_json(data: bytes) -> None:
+    """The JSON decoder: what it takes is JSON to Python's own parser too."""
+    fields = json_codec.decode(data, FIELDS, max_rank=MAX_RANK, max_list=MAX_LIST)
+    _check_payloads(fields.values())
+    assert json.loads(data, parse_constant=_no_constant).keys() == fields.keys()
+    tensors = {name: v for name, v in fields.items() if isinstance(v, TensorPayload)}
+    if tensors:
+        tensors["dtype"] = fields.get("dtype", "float32")  # type: ignore[assignment]
+        text = b"".join(json_codec.encode(tensors, encoding="flat"))
+        again = json_codec.decode(text, FIELDS, max_rank=MAX_RANK, max_list=MAX_LIST)
+        assert b"".join(json_codec.encode(again, encoding="flat")) == text
+
+
+def read_safetensors(data: bytes) -> None:
+    """The safetensors decoder; for a text the length is put before its first line."""
+    if data[:1] == b"{":
+        header, _, elements = data.partition(b"\n")
+        data = len(header).to_bytes(8, "little") + header + elements
+    for body in (data, bytearray(data)):
+        fields = safetensors.decode(body, FIELDS, max_rank=MAX_RANK, max_list=MAX_LIST)
+        _check_payloads(fields.values())
+
+
+def read_open_inference(data: bytes) -> None:
+    """The `/v2` decoder; the first two bytes are the length of the JSON."""
+    length: int | None = int.from_bytes(data[:2], "little")
+    if length == WHOLE_BODY:
+        length = None
+    inference = open_inference.decode(data[2:], length, max_rank=MAX_RANK, max_tensors=MAX_TENSORS)
+    _check_payloads(inference.inputs.values())
+    assert len(inference.inputs) <= MAX_TENSORS
+    pieces, json_bytes = open_inference.encode("relu", inference, inference.inputs)
+    answer = json.loads(b"".join(pieces)[:json_bytes], parse_constant=_no_constant)
+    assert [entry["name"] for entry in answer["outputs"]] == list(inference.inputs)
+
+
+def read_compressed(data: bytes) -> None:
+    """Inflating; the first byte chooses the encoding."""
+    encoding = sorted(WINDOW_BITS)[data[0] % 2] if data else b"gzip"
+    assert len(inflate(data[1:], encoding, MAX_INFLATED_BYTES)) <= MAX_INFLATED_BYTES
+
+
+def read_headers(data: bytes) -> None:
+    """The headers of which the service reads more than their presence, one a line."""
+    names = (
+        b"accept",
+        b"content-type",
+        b"content-encoding",
+        b"inference-header-content-length",
+    )
+    headers = dict(zip(names, data.split(b"\n"), strict=False))
+    for parse in (accepted, media_type, v2._check_encoding, v2._header_length):
+        try:
+            parse(headers)
+        except LaminaError:
+            continue
+
+
+def answer_request(data: bytes) -> None:
+    """A request whole, from its bytes to its answer's; two bytes choose the layer and protocol."""
+    if len(data) < 2:
+        return
+    spec = LAYERS[NAMES[data[0] % len(NAMES)]]
+    limits, tensors, body = _engine.limits, tensor_fields(spec), bytearray(data[2:])
+    protocol = (*CODECS, "")[data[1] % 3]
+    inference = None
+    if protocol:
+        fields = CODECS[protocol].decode(
+            body, tensors, max_rank=MAX_RANK, max_list=limits["max_replicas"]
+        )
+    else:
+        inference = open_inference.decode(body, None, max_rank=MAX_RANK, max_tensors=MAX_TENSORS)
+        fields = fields_of(spec, tensors, inference, limits["max_replicas"])
+    call: Any = validated(compute_model(spec), fields)
+    plan = _engine.plan(spec, call)
+    if inference:
+        check_outputs(spec, plan, inference)
+    if plan.estimated_ms - 100 * call.explain > MAX_RUN_MS:
+        return
+    answer = _engine.run(spec, call, plan)
+    if inference:
+        outputs = outputs_of(answer, inference)
+        open_inference.encode(spec.name, inference, outputs)
+    else:
+        text = b"".join(json_codec.encode(answer, encoding=call.encoding))
+        json.loads(text, parse_constant=_no_constant)
+        safetensors.encode(answer)
+
+
+TARGETS: Mapping[str, Callable[[bytes], None]] = {
+    "json": read_json,
+    "safetensors": read_safetensors,
+    "open_inference": read_open_inference,
+    "inflate": read_compressed,
+    "headers": read_headers,
+    "request": answer_request,
+}
+
+
+def feed(target: str, data: bytes) -> bool:
+    """Whether the target takes the data; an exception is a finding."""
+    try:
+        TARGETS[target](data)
+    except LaminaError:
+        return False
+    return True
+
+
+def _check_payloads(values: Iterable[object]) -> None:
+    for value in values:
+        if isinstance(value, TensorPayload):
+            size = math.prod(value.shape) * DTYPES[value.dtype].itemsize
+            assert value.data.nbytes == size, "a tensor's bytes are those of its shape"
+            assert len(value.shape) <= MAX_RANK
+        elif isinstance(value, tuple):
+            _check_payloads(value)
+
+
+def _no_constant(token: str) -> NoReturn:
+    raise AssertionError(f"{token} is no JSON")
