@@ -12,7 +12,7 @@ import pytest
 from tests._server import Serving, started
 from tests._soak import SOAK, rounds
 from tests.server._load import Crowd
-from tests.server._wire import closing, exchange, get, hear, post
+from tests.server._wire import ask, closing, exchange, get, hear, post
 from tests.server.stand_in import APP
 
 MIB = 1 << 20
@@ -89,8 +89,7 @@ def test_what_came_before_the_signal_is_answered(tmp_path: Path, sig: signal.Sig
     with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "0"}) as server:
         idle = [server.connect() for _ in range(20)]
         for connection in idle:
-            connection.sendall(get("/livez"))
-            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            assert ask(connection, get("/livez")).startswith(b"HTTP/1.1 200")
         silent = [server.connect() for _ in range(20)]
         time.sleep(0.2)
         server.process.send_signal(signal.SIGSTOP)

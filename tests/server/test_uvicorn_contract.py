@@ -146,8 +146,7 @@ async def test_a_request_becomes_a_cycle_and_a_task(connection: Connection) -> N
     scope = connection.begun[0]
     assert scope["headers"] == [(b"host", b"test"), (b"x", b"1")]
     assert scope["state"]["shared"] == 1
-    assert not cycle.response_started
-    assert not cycle.disconnected
+    assert [cycle.response_started, cycle.disconnected] == [False, False]
     connection.go.set()
     await asyncio.sleep(0.01)
     assert cycle.response_started
@@ -155,7 +154,7 @@ async def test_a_request_becomes_a_cycle_and_a_task(connection: Connection) -> N
     assert connection.wire.written.startswith(STATUS_LINE[200])
     assert protocol.timeout_keep_alive_task is not None
     protocol.data_received(b"G")
-    assert protocol.timeout_keep_alive_task is None
+    assert not protocol.timeout_keep_alive_task
     assert state.total_requests == 1
     assert not state.tasks
 
