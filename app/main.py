@@ -18,6 +18,7 @@ from app.api import openapi, problems, service, v2
 from app.api.access_log import AccessLog
 from app.api.guard import Guard
 from app.api.headers import NOSNIFF, WithHeaders
+from app.api.health import Readiness
 from app.api.keys import Keys
 from app.api.labels import Labels
 from app.api.layers import Compute, Front, LayerService, build_router
@@ -64,16 +65,20 @@ def create_app(
         timeout_s=settings.queue_timeout_ms / 1e3,
         inline_ms=0 if gpu else INLINE_MS,
     )
-    services = {name: LayerService(spec, engine, admission) for name, spec in layers.items()}
-    metrics = Metrics()
-    computes = {name: Compute(service, metrics) for name, service in services.items()}
+    readiness = Readiness(lambda: admission.stuck_s)
+    metrics = Metrics(lambda: _loads(admission, engine))
+    services = {
+        name: LayerService(spec, engine, admission, metrics, readiness)
+        for name, spec in layers.items()
+    }
+    computes = {name: Compute(service) for name, service in services.items()}
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Readiness]]:
         engine.warm_up()
         for executor in (threads.large, threads.small):
             executor.submit(engine.warm_up).result()
-        yield
+        yield {"readiness": readiness}
         threads.close()
 
     # A redirect would name the host that the request names.
@@ -90,10 +95,10 @@ def create_app(
     app.add_middleware(problems.CatchAll)
     app.add_middleware(WithHeaders)
     app.include_router(build_router(layers, engine, computes))
-    app.include_router(service.build_router(_info(settings, engine, count), metrics))
+    app.include_router(service.build_router(_info(settings, engine, count), metrics, readiness))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    protocol = v2.build_router(services, metrics)
+    protocol = v2.build_router(services, metrics, readiness)
     front = Front(app, computes, v2.build_app(protocol))
     labels = Labels([*app.routes, *protocol.routes], layers)
     return _wrapped(problems.CatchAll(_guarded(front, settings)), settings, labels)
@@ -143,6 +148,17 @@ def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
         transformer=None,
         validator=lambda value: _REQUEST_ID.fullmatch(value) is not None,
     )
+
+
+def _loads(admission: Admission, engine: Engine) -> dict[str, int]:
+    """The values of the gauges."""
+    return {
+        "in_flight_requests": admission.in_flight,
+        "queued_requests": admission.queued,
+        "reserved_bytes": admission.reserved_bytes,
+        "memory_budget_bytes": engine.limits["memory_budget_bytes"],
+        "device_memory_bytes": engine.device_memory_bytes,
+    }
 
 
 def _info(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:

@@ -91,8 +91,13 @@ def requests() -> Iterator[bytes]:
 def test_a_servers_output_holds_no_secret_and_nothing_of_a_client(tmp_path: Path) -> None:
     log, keys = tmp_path / "log", tmp_path / "keys"
     keys.write_text(f"# {CANARY}\n{FILE_KEY}\n")
-    settings: dict[str, Any] = {"API_KEYS": KEY, "API_KEYS_FILE": str(keys), "MAX_JSON_BODY_BYTES": "65536",
-                "CORS_ORIGINS": "https://a.example", "TRUSTED_PROXIES": "127.0.0.1"}  # fmt: skip
+    settings: dict[str, Any] = {
+        "API_KEYS": KEY,
+        "API_KEYS_FILE": str(keys),
+        "MAX_JSON_BODY_BYTES": "65536",
+        "CORS_ORIGINS": "https://a.example",
+        "TRUSTED_PROXIES": "127.0.0.1",
+    }
     with serving(log=log, **settings) as port:
         answers = [exchange(port, sent) for sent in requests()]
         metrics = exchange(port, request("GET /metrics"))

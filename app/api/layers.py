@@ -1,7 +1,7 @@
 """The layers' routes: catalogue, compute and shape, one operation a layer."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,11 @@ from app.api.bodies import (
     read_body,
 )
 from app.api.headers import NO_STORE
+from app.api.health import Readiness
 from app.api.metrics import Metrics, Spent
 from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Engine
-from app.errors import UnknownLayer
+from app.errors import LaminaError, UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
 from app.scheduling import Admission, Claim, Patience, clock
 
@@ -62,21 +63,56 @@ def card(spec: LayerSpec) -> dict[str, Any]:
 class LayerService:
     """Plans and runs the requests of one layer, whatever protocol they came in."""
 
-    def __init__(self, spec: LayerSpec, engine: Engine, admission: Admission) -> None:
+    def __init__(
+        self,
+        spec: LayerSpec,
+        engine: Engine,
+        admission: Admission,
+        metrics: Metrics,
+        readiness: Readiness,
+    ) -> None:
         self.spec = spec
         self.tensors = tensor_fields(spec)
         self.limits = engine.limits
         self._engine = engine
         self._admission = admission
+        self._metrics = metrics
+        self._readiness = readiness
         self._model = compute_model(spec)
 
-    def claim(self, scope: Scope, headers: Headers) -> Claim:
-        """What a request that has come may take; `close` it at the end.
+    async def serve(
+        self,
+        scope: Scope,
+        headers: Headers,
+        encoding: str,
+        work: Callable[[Claim], Awaitable[Spent]],
+    ) -> None:
+        """Give a request that has come its claim, and note how it ended.
 
         Raises:
-            InvalidRequest: a deadline that is no number.
+            LaminaError: whatever `work` raises.
 
         """
+        begun, layer = clock(), self.spec.name
+        try:
+            claim = self._claim(scope, headers)
+            try:
+                spent = await work(claim)
+            finally:
+                claim.close()
+        except problems.LEFT:
+            self._metrics.shed("client-left")
+            raise
+        except Exception as error:
+            status = problems.status_of(error)
+            self._metrics.refused(layer, encoding, status, (clock() - begun) * 1e3)
+            if isinstance(error, LaminaError) and status >= 503:
+                self._metrics.shed(error.code)
+            self._readiness.note(error)
+            raise
+        self._metrics.answered(layer, encoding, spent)
+
+    def _claim(self, scope: Scope, headers: Headers) -> Claim:
         arrived_s = scope.get("state", {}).get("arrived") or clock()
         until_s = deadline_s(headers, arrived_s, self.limits["request_timeout_ms"])
         return self._admission.claim(Patience(until_s))
@@ -128,26 +164,14 @@ class LayerService:
 class Compute:
     """An ASGI app that answers the compute requests of one layer."""
 
-    def __init__(self, service: LayerService, metrics: Metrics) -> None:
+    def __init__(self, service: LayerService) -> None:
         self._service = service
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, begun, name = headers_of(scope), clock(), self._service.spec.name
+        headers = headers_of(scope)
         encoding = ENCODINGS.get(headers.get(b"content-type", b""), "other")
-        try:
-            claim = self._service.claim(scope, headers)
-            try:
-                spent = await self._answer(claim, headers, receive, send)
-            finally:
-                claim.close()
-        except problems.LEFT:
-            raise
-        except Exception as error:
-            took_ms = (clock() - begun) * 1e3
-            self._metrics.refused(name, encoding, problems.status_of(error), took_ms)
-            raise
-        self._metrics.answered(name, encoding, spent)
+        work = partial(self._answer, headers=headers, receive=receive, send=send)
+        await self._service.serve(scope, headers, encoding, work)
 
     async def _answer(self, claim: Claim, headers: Headers, receive: Receive, send: Send) -> Spent:
         """Read, plan, compute, print."""

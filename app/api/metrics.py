@@ -4,11 +4,12 @@ import asyncio
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Gauge,
     Histogram,
     PlatformCollector,
@@ -48,14 +49,37 @@ class Totals(NamedTuple):
     seconds: float = 0.0
 
 
+GAUGES = {
+    "in_flight_requests": "Requests that have come and are not answered yet.",
+    "queued_requests": "Requests that wait for memory or a turn.",
+    "reserved_bytes": "Memory that requests hold.",
+    "memory_budget_bytes": "Memory that requests may hold.",
+    "device_memory_bytes": "Memory that tensors take on the accelerator.",
+}
+
+
 class Metrics:
     """Counts requests; with workers, all of them together.
 
-    Requests are noted in a list, which costs nothing, and put into histograms a little later.
+    Requests are noted in a list, which costs nothing, and put into histograms a little later;
+    `loads` then tells the values of the gauges.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loads: Callable[[], Mapping[str, int]]) -> None:
         self._registry = CollectorRegistry()
+        self._loads = loads
+        self._gauges = {
+            name: Gauge(
+                f"lamina_{name}", text, registry=self._registry, multiprocess_mode="livesum"
+            )
+            for name, text in GAUGES.items()
+        }
+        self._shed = Counter(
+            "lamina_shed_requests",
+            "Requests that were not answered in time, by the kind of their error.",
+            ("reason",),
+            registry=self._registry,
+        )
         self._requests = Histogram(
             "lamina_request_seconds",
             "Time from the request's body to the answer's.",
@@ -82,6 +106,7 @@ class Metrics:
             PlatformCollector(registry=self._registry)
         self._children: dict[tuple[object, ...], Histogram] = {}
         self._noted: list[tuple[str, str, int, Spent | float]] = []
+        self._flushing = False
 
     def answered(self, layer: str, encoding: str, spent: Spent) -> None:
         """Note a request that was answered."""
@@ -90,6 +115,11 @@ class Metrics:
     def refused(self, layer: str, encoding: str, status: int, took_ms: float) -> None:
         """Note a request that ended in an error."""
         self._note(layer, encoding, status, took_ms)
+
+    def shed(self, reason: str) -> None:
+        """Note that a request was given up, by the service or by its client."""
+        self._shed.labels(reason).inc()
+        self._flush_soon()
 
     def text(self) -> bytes:
         """Everything, for Prometheus."""
@@ -118,11 +148,21 @@ class Metrics:
         }
 
     def _note(self, layer: str, encoding: str, status: int, spent: Spent | float) -> None:
-        if not self._noted:
-            asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+        self._flush_soon()
         self._noted.append((layer, encoding, status, spent))
 
-    def _flush(self) -> None:
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_later(FLUSH_S, self._flush_again)
+
+    def _flush_again(self) -> None:
+        """Flush, and go on while there are requests: the gauges must tell when they are gone."""
+        self._flushing = False
+        if self._flush()["in_flight_requests"]:
+            self._flush_soon()
+
+    def _flush(self) -> Mapping[str, int]:
         noted, self._noted = self._noted, []
         for layer, encoding, status, spent in noted:
             took_ms = sum(spent) if isinstance(spent, Spent) else spent
@@ -132,6 +172,10 @@ class Metrics:
                 for phase, part_ms in zip(PHASES, spent, strict=True):
                     self._child(self._phases, layer, encoding, phase).observe(part_ms / 1e3)
                 self._last.labels(layer, encoding).set(time.time())
+        loads = self._loads()
+        for name, value in loads.items():
+            self._gauges[name].set(value)
+        return loads
 
     def _child(self, histogram: Histogram, *labels: str) -> Histogram:
         """The histogram of these labels; looking it up costs more than its use."""

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse
 
 from app.api.headers import page_headers
+from app.api.health import Readiness
 from app.api.metrics import Metrics
 
 STATIC = Path(__file__).parent / "static"
@@ -20,7 +21,7 @@ DOCS_PAGE = page_headers(
 )
 
 
-def build_router(info: dict[str, Any], metrics: Metrics) -> APIRouter:
+def build_router(info: dict[str, Any], metrics: Metrics, readiness: Readiness) -> APIRouter:
     """Health, metrics and information; `info` is what `/v1/info` answers."""
     router = APIRouter()
 
@@ -30,6 +31,8 @@ def build_router(info: dict[str, Any], metrics: Metrics) -> APIRouter:
 
     @router.get("/readyz", name="readyz")
     async def readyz() -> Response:
+        if obstacle := readiness.obstacle():
+            raise obstacle
         return Response(b'{"status":"ready"}', media_type=JSON)
 
     @router.get("/metrics", name="metrics")

@@ -41,6 +41,11 @@ class Engine:
         self.limits = dict(limits)
         self._plans: dict[tuple[object, ...], Plan] = {}
 
+    @property
+    def device_memory_bytes(self) -> int:
+        """What tensors take on an accelerator; 0 on a CPU."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
     def warm_up(self) -> None:
         """Pay on this thread for what torch sets up at its first gradient, about 0.2 s."""
         x = torch.ones(1, device=self.device, requires_grad=True)

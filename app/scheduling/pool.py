@@ -60,7 +60,7 @@ class Pool:
         try:
             await wait(granted)
         except BaseException:
-            if granted.done():
+            if granted.done() and not granted.cancelled():
                 self.give(amount)
             else:
                 self._waiting.remove(entry)
@@ -79,8 +79,13 @@ class Pool:
         self.taken += amount
 
     def _serve(self) -> None:
-        while self._waiting and self.taken + self._waiting[0][0] <= self.size:
-            amount, granted = self._waiting.popleft()
+        for entry in list(self._waiting):
+            amount, granted = entry
+            if granted.cancelled():  # its request is about to leave the queue
+                continue
+            if self.taken + amount > self.size:
+                break
+            self._waiting.remove(entry)
             self._grant(amount)
             granted.set_result(None)
         self._note_length()

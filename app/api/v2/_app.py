@@ -14,16 +14,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__
 from app.api.bodies import Headers, headers_of
 from app.api.headers import NO_STORE, NOSNIFF
+from app.api.health import Readiness
 from app.api.layers import LayerService, answer
 from app.api.metrics import Metrics, Spent
 from app.api.problems import (
-    LEFT,
     STATUS,
     CatchAll,
     headers_of_error,
     nearest,
     short,
-    status_of,
 )
 from app.api.v2._mapping import check_outputs, fields_of, inputs_card, outputs_card, outputs_of
 from app.api.v2._statistics import ENCODING, model_stats
@@ -48,9 +47,11 @@ INLINE_BYTES = 32 * 1024
 """Requests up to this size are read on the event loop, well below a millisecond."""
 
 
-def build_router(services: Mapping[str, LayerService], metrics: Metrics) -> Router:
+def build_router(
+    services: Mapping[str, LayerService], metrics: Metrics, readiness: Readiness
+) -> Router:
     """`/v2`: health, metadata, configuration, statistics and inference of every layer."""
-    return _Routes(services, metrics).router
+    return _Routes(services, metrics, readiness).router
 
 
 def build_app(router: Router) -> ASGIApp:
@@ -75,9 +76,12 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 class _Routes:
-    def __init__(self, services: Mapping[str, LayerService], metrics: Metrics) -> None:
+    def __init__(
+        self, services: Mapping[str, LayerService], metrics: Metrics, readiness: Readiness
+    ) -> None:
         self._services = services
         self._metrics = metrics
+        self._readiness = readiness
         routes = [
             Route("/v2", self.server, methods=["GET"]),
             Route("/v2/", self.server, methods=["GET"]),
@@ -103,9 +107,16 @@ class _Routes:
         state = request.path_params["state"]
         if state not in ("live", "ready"):
             raise UnknownPath("expected /v2/health/live or /v2/health/ready")
+        if state == "ready":
+            self._check_ready()
         return _json({state: True})
 
+    def _check_ready(self) -> None:
+        if obstacle := self._readiness.obstacle():
+            raise obstacle
+
     async def ready(self, request: Request) -> Response:
+        self._check_ready()
         return _json({"name": self._model(request).spec.name, "ready": True})
 
     async def metadata(self, request: Request) -> Response:
@@ -131,7 +142,7 @@ class _Routes:
         return _json(model_stats(self._metrics, self._services))
 
     async def infer(self, request: Request) -> ASGIApp:
-        return _Inference(self._model(request), self._metrics)
+        return _Inference(self._model(request))
 
     def _model(self, request: Request) -> LayerService:
         name = request.path_params["model"]
@@ -145,25 +156,13 @@ class _Routes:
 class _Inference:
     """An ASGI app that answers one model's inference requests."""
 
-    def __init__(self, service: LayerService, metrics: Metrics) -> None:
+    def __init__(self, service: LayerService) -> None:
         self._service = service
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, begun, name = headers_of(scope), clock(), self._service.spec.name
-        try:
-            claim = self._service.claim(scope, headers)
-            try:
-                spent = await self._answer(claim, headers, receive, send)
-            finally:
-                claim.close()
-        except LEFT:
-            raise
-        except Exception as error:
-            took_ms = (clock() - begun) * 1e3
-            self._metrics.refused(name, ENCODING, status_of(error), took_ms)
-            raise
-        self._metrics.answered(name, ENCODING, spent)
+        headers = headers_of(scope)
+        work = partial(self._answer, headers=headers, receive=receive, send=send)
+        await self._service.serve(scope, headers, ENCODING, work)
 
     async def _answer(self, claim: Claim, headers: Headers, receive: Receive, send: Send) -> Spent:
         """Read, plan, compute, print."""

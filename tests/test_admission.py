@@ -1,0 +1,237 @@
+"""Admission: turns and bytes in order, early refusals, deadlines, nothing held at the end."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.errors import BodyTooLarge, DeadlineExceeded, OutputTooLarge, Overloaded
+from app.scheduling import Abandoned, Admission, Claim, Patience, Threads, clock, memory_budget
+from app.scheduling.claims import LARGE_TURNS, SMALL_BYTES, SMALL_MS
+from app.scheduling.pool import Pool, Turns
+
+pytestmark = pytest.mark.anyio
+MIB = 1 << 20
+BUDGET = 256 * MIB
+LARGE_MS = SMALL_MS + 1
+
+
+async def endless(_: asyncio.Future[None]) -> None:
+    await _
+
+
+@pytest.fixture
+def admission() -> Admission:
+    threads = Threads(lambda count: None, 1, gpu=False)
+    return Admission(threads, budget_bytes=BUDGET, max_queued=4, timeout_s=5, inline_ms=1)
+
+
+def claim_of(admission: Admission, left_s: float = 30) -> Claim:
+    return admission.claim(Patience(clock() + left_s))
+
+
+def is_empty(admission: Admission) -> bool:
+    return (admission.in_flight, admission.queued, admission.reserved_bytes) == (0, 0, 0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came true")
+
+
+async def test_a_pool_serves_in_the_order_of_asking() -> None:
+    pool, served = Pool("it", 10, 4), []
+
+    async def ask(name: str, amount: int) -> None:
+        await pool.take(amount, endless)
+        served.append(name)
+
+    await pool.take(8, endless)
+    tasks = []
+    for name, amount in (("large", 9), ("small", 1), ("other", 2)):
+        tasks.append(asyncio.create_task(ask(name, amount)))
+        await asyncio.sleep(0)
+    assert (pool.waiting, served) == (3, [])  # small would fit, and waits behind large
+    pool.give(8)
+    await asyncio.sleep(0)
+    assert served == ["large", "small"]
+    pool.give(9)
+    await asyncio.gather(*tasks)
+    assert (pool.taken, pool.waiting) == (3, 0)
+
+
+async def test_a_full_queue_refuses_at_once_and_tells_how_long_it_is_full() -> None:
+    pool = Pool("it", 1, 1)
+    await pool.take(1, endless)
+    waiting = asyncio.create_task(pool.take(1, endless))
+    await asyncio.sleep(0.02)
+    with pytest.raises(Overloaded):
+        await pool.take(1, endless)
+    assert pool.full_s >= 0.01
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert (pool.waiting, pool.full_s) == (0, 0)
+    pool.give(1)
+    await pool.take(1, endless)
+
+
+async def test_who_gives_up_lets_the_next_pass_and_returns_what_it_got_meanwhile() -> None:
+    pool = Pool("it", 10, 4)
+    await pool.take(5, endless)
+    large = asyncio.create_task(pool.take(10, endless))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(pool.take(5, endless))
+    await asyncio.sleep(0)
+    large.cancel()
+    await small
+    assert pool.taken == 10
+    late = asyncio.create_task(pool.take(10, endless))
+    await asyncio.sleep(0)
+    pool.give(10)
+    late.cancel()  # granted in the same step
+    await asyncio.gather(late, return_exceptions=True)
+    assert (pool.taken, pool.waiting) == (0, 0)
+
+
+async def test_turns_refuse_what_would_wait_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    turns = Turns("a turn", 1, 10, timeout_s=2)
+    for _ in range(3):
+        await turns.take(1, endless)
+        now += 0.9
+        turns.give(1)
+    await turns.take(1, endless)
+    waiting = [asyncio.create_task(turns.take(1, endless)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match=r"about 2\.7 s"):  # two before it, and its own
+        await turns.take(1, endless)
+    assert turns.waiting == 2
+    turns.give(1)
+    for task in waiting:
+        await task
+        turns.give(1)
+
+
+async def test_a_large_body_leaves_room_for_small_ones(admission: Admission) -> None:
+    large, small = claim_of(admission), claim_of(admission)
+    await large.take_body(admission.large.bodies.size)
+    await small.take_body(SMALL_BYTES)
+    assert admission.reserved_bytes == admission.large.bodies.size + SMALL_BYTES
+    for claim in (large, small):
+        claim.close()
+    assert is_empty(admission)
+
+
+async def test_a_small_request_does_not_wait_behind_a_long_one(admission: Admission) -> None:
+    gate = threading.Event()
+    large = claim_of(admission)
+    long_one = asyncio.create_task(large.compute(LARGE_MS, gate.wait))
+    await until(lambda: admission.large.turns.taken == 1)
+    small = claim_of(admission)
+    assert await small.compute(SMALL_MS, lambda: "done") == "done"
+    assert not long_one.done()
+    gate.set()
+    await long_one
+    for claim in (large, small):
+        claim.close()
+    assert is_empty(admission)
+
+
+async def test_what_never_fits_is_the_requests_fault(admission: Admission) -> None:
+    claim = claim_of(admission)
+    with pytest.raises(BodyTooLarge):
+        await claim.take_body(admission.large.bodies.size + 1)
+    with pytest.raises(OutputTooLarge):
+        await claim.take_result(admission.large.results.size + 1)
+    claim.close()
+    assert is_empty(admission)
+
+
+async def test_a_full_lane_refuses_before_the_body_is_read(admission: Admission) -> None:
+    holders = [claim_of(admission) for _ in range(LARGE_TURNS)]
+    for holder in holders:
+        await holder.take_turn(small=False)
+    queued = [claim_of(admission) for _ in range(4)]
+    tasks = [asyncio.create_task(claim.take_turn(small=False)) for claim in queued]
+    await until(lambda: admission.queued == 4)
+    late = claim_of(admission)
+    with pytest.raises(Overloaded):
+        await late.take_body(SMALL_BYTES + 1)
+    assert admission.reserved_bytes == 0
+    late.close()
+    small = claim_of(admission)
+    await small.take_body(SMALL_BYTES)
+    small.close()
+    for claim in holders:
+        claim.close()
+    for claim, task in zip(queued, tasks, strict=True):
+        await task
+        claim.close()
+    assert is_empty(admission)
+
+
+async def test_the_deadline_answers_at_once_and_holds_until_the_thread_is_done(
+    admission: Admission,
+) -> None:
+    gate = threading.Event()
+    claim = claim_of(admission, left_s=0.05)
+    await claim.take_result(1000)
+    with pytest.raises(DeadlineExceeded):
+        await claim.compute(LARGE_MS, gate.wait)
+    claim.close()
+    assert (admission.in_flight, admission.reserved_bytes) == (1, 1000)
+    assert admission.large.turns.taken == 1
+    gate.set()
+    await until(lambda: is_empty(admission))
+    assert admission.large.turns.taken == 0
+
+
+async def test_work_of_a_client_that_left_is_dropped(admission: Admission) -> None:
+    gate, left, ran = threading.Event(), asyncio.Event(), []
+    first, second = claim_of(admission), claim_of(admission)
+    running = asyncio.create_task(first.compute(LARGE_MS, gate.wait))
+    await until(lambda: admission.large.turns.taken == 1)
+    second.patience.watch(left.wait)
+    queued = asyncio.create_task(second.compute(LARGE_MS, lambda: ran.append(1)))
+    await until(lambda: admission.large.turns.taken == 2)
+    left.set()
+    with pytest.raises(Abandoned):
+        await queued
+    second.close()
+    assert admission.in_flight == 1
+    gate.set()
+    await running
+    first.close()
+    assert is_empty(admission)
+    assert ran == []
+
+
+async def test_the_queue_has_a_deadline_of_its_own(admission: Admission) -> None:
+    admission.timeout_s = 0.05
+    holders = [claim_of(admission) for _ in range(LARGE_TURNS)]
+    for holder in holders:
+        await holder.take_turn(small=False)
+    late = claim_of(admission)
+    with pytest.raises(Overloaded):
+        await late.take_turn(small=False)
+    for claim in (*holders, late):
+        claim.close()
+    assert is_empty(admission)
+
+
+def test_the_budget_follows_the_containers_memory(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text(f"{4096 * MIB}\n")
+    one, two = (memory_budget(workers, 16 * MIB, tmp_path) for workers in (1, 2))
+    assert one == int(0.7 * 4096 * MIB) - 256 * MIB - 14 * 16 * MIB
+    assert two < one / 2
+    (tmp_path / "memory.max").write_text(f"{128 * MIB}\n")
+    assert memory_budget(1, 16 * MIB, tmp_path) == 64 * MIB
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory_budget(1, 16 * MIB, tmp_path) == memory_budget(1, 16 * MIB, tmp_path / "no")

@@ -1,0 +1,174 @@
+"""What clients see of admission: deadlines, bodies that do not come, readiness, gauges."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from app.main import create_app
+from app.settings import Settings
+from tests._server import serving
+
+pytestmark = pytest.mark.anyio
+BODY = {"input": [[[1, 2, 3, 4]]], "kernel_size": 2, "grad_output": "ones"}
+SLOW = {
+    "input": {"shape": [1, 1, 1 << 17], "data": [1] * (1 << 17)},
+    "kernel_size": 4001,
+    "padding": 2000,
+    "stride": 1,
+}
+"""About half a second of computing."""
+PATH = "/v1/layers/max_pool1d"
+HEADERS = {"content-type": "application/json"}
+IDLE = {"in_flight_requests": 0, "queued_requests": 0, "reserved_bytes": 0}
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(Settings(body_idle_timeout_ms=50, cors_origins=("https://a.example",)))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def gauges(http: httpx.AsyncClient) -> dict[str, float]:
+    text = (await http.get("/metrics")).text
+    return {name: float(re.findall(rf"^lamina_{name} (.*)$", text, re.M)[0]) for name in IDLE}
+
+
+async def test_the_deadline_is_the_callers_within_the_services(http: httpx.AsyncClient) -> None:
+    for sent, status in (("5000", 200), ("99999999999", 200), ("0", 504)):
+        answer = await http.post(PATH, json=BODY, headers={"X-Request-Timeout-Ms": sent})
+        assert answer.status_code == status, answer.text
+    assert answer.json()["type"] == "/errors/deadline-exceeded"
+    for wrong in ("1.5", "-1", "x", "", "9" * 30):
+        answer = await http.post(PATH, json=BODY, headers={"X-Request-Timeout-Ms": wrong})
+        assert (answer.status_code, answer.json()["title"]) == (422, answer.json()["title"])
+        assert "milliseconds" in answer.json()["detail"]
+    infer = {"inputs": [{"name": "input", "shape": [2], "datatype": "FP32", "data": [-1, 2]}]}
+    answer = await http.post(
+        "/v2/models/relu/infer", json=infer, headers={"X-Request-Timeout-Ms": "0"}
+    )
+    assert (answer.status_code, list(answer.json())) == (504, ["error"])
+    assert await gauges(http) == IDLE
+
+
+async def test_the_deadline_counts_from_the_arrival(http: httpx.AsyncClient) -> None:
+    """A computation that takes longer than the client waits is answered before it is done."""
+    answer = await http.post(PATH, json=SLOW, headers={"X-Request-Timeout-Ms": "60"})
+    assert answer.status_code == 504
+    for _ in range(1000):
+        if await gauges(http) == IDLE:
+            break
+        await asyncio.sleep(0.02)
+    assert await gauges(http) == IDLE
+    shed = re.findall(r'lamina_shed_requests_total\{reason="(.*)"\} 1.0', await metrics(http))
+    assert shed == ["deadline-exceeded"]
+
+
+async def metrics(http: httpx.AsyncClient) -> str:
+    return (await http.get("/metrics")).text
+
+
+async def test_a_body_that_pauses_or_is_not_there(http: httpx.AsyncClient) -> None:
+    async def paused() -> AsyncIterator[bytes]:
+        yield b'{"input"'
+        await asyncio.sleep(60)
+
+    answer = await http.post(PATH, content=paused(), headers=HEADERS)
+    assert (answer.status_code, answer.json()["type"]) == (408, "/errors/body-timeout")
+    request = http.build_request("POST", PATH, headers=HEADERS)
+    del request.headers["content-length"]
+    answer = await http.send(request)
+    assert (answer.status_code, answer.json()["type"]) == (411, "/errors/length-required")
+    assert await gauges(http) == IDLE
+
+
+async def test_a_client_that_leaves_frees_everything() -> None:
+    app = create_app(Settings())
+    sent: list[Any] = []
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": json.dumps(SLOW).encode()})
+    incoming.put_nowait({"type": "http.disconnect"})
+    length = str(len(json.dumps(SLOW))).encode()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": PATH,
+        "headers": [(b"content-type", b"application/json"), (b"content-length", length)],
+    }
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, incoming.get, send)
+    assert sent == []
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as http:
+        for _ in range(1000):
+            if await gauges(http) == IDLE:
+                break
+            await asyncio.sleep(0.02)
+        assert await gauges(http) == IDLE
+        assert 'lamina_shed_requests_total{reason="client-left"} 1.0' in await metrics(http)
+
+
+async def test_a_lost_device_ends_readiness(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await http.get("/readyz")).status_code == 200
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("device-side assert triggered")
+
+    monkeypatch.setattr(torch.nn.functional, "relu", fail)
+    monkeypatch.setattr(torch, "relu", fail)
+    monkeypatch.setattr(torch, "clamp_min", fail, raising=False)
+    answer = await http.post("/v1/layers/relu", json={"input": [1, -1]})
+    assert (answer.status_code, answer.json()["type"]) == (503, "/errors/device-lost")
+    assert "assert" not in answer.text
+    monkeypatch.undo()
+    for path in ("/readyz", "/v2/health/ready", "/v2/models/relu/ready"):
+        answer = await http.get(path)
+        assert answer.status_code == 503, path
+        assert "Retry-After" in answer.headers
+    assert (await http.get("/livez")).status_code == 200
+
+
+def test_a_full_service_refuses_early_and_clearly(tmp_path: Path) -> None:
+    """One turn's worth of slow work after another, far more than the queue holds."""
+    body = json.dumps(SLOW).encode()
+
+    async def storm(port: int) -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60
+        ) as http:
+            posts = [http.post(PATH, content=body, headers=HEADERS) for _ in range(30)]
+            answers = await asyncio.gather(*posts)
+            assert (await http.post(PATH, json=BODY)).status_code == 200
+            for _ in range(1000):
+                if await gauges(http) == IDLE:
+                    break
+                await asyncio.sleep(0.02)
+            assert await gauges(http) == IDLE
+            return answers
+
+    with serving(log=tmp_path / "log", MAX_QUEUED_REQUESTS="2") as port:
+        answers = asyncio.run(storm(port))
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 503}
+    assert statuses.count(503) >= 20
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["type"] == "/errors/overloaded"
+            assert 1 <= int(answer.headers["Retry-After"]) <= 8
+    assert "Traceback" not in (tmp_path / "log").read_text()
