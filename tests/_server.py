@@ -15,13 +15,16 @@ from typing import IO
 def serving(
     *flags: str,
     log: Path | IO[bytes] | None = None,
+    module: str = "app.server.cli",
     **settings: str,
 ) -> Iterator[int]:
-    """Runs `lamina serve` with these flags and LAMINA_* settings; gives its port."""
+    """Runs `lamina serve`, or a `module` like it, with these flags and LAMINA_* settings; gives its
+    port.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
-    command = [sys.executable, "-m", "app.server.cli", "serve", "--port", str(port), *flags]
+    command = [sys.executable, "-m", module, "serve", "--port", str(port), *flags]
     environment = os.environ | {f"LAMINA_{name}": value for name, value in settings.items()}
     with ExitStack() as stack:
         output = log or os.devnull

@@ -78,12 +78,14 @@ class Target:
 
 
 @contextmanager
-def target(log: Path | None = None, **settings: str) -> Iterator[Target]:
+def target(
+    log: Path | None = None, module: str = "app.server.cli", **settings: str
+) -> Iterator[Target]:
     """A service on the first core, this process on the others, where there are several."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])
     try:
-        with serving(log=log, LOG_LEVEL="warning", **settings) as port:
+        with serving(log=log, module=module, **{"LOG_LEVEL": "warning"} | settings) as port:
             os.sched_setaffinity(0, cores[1:] or cores)
             yield Target(port, _child(port))
     finally:
