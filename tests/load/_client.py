@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httptools
@@ -18,7 +19,8 @@ class Answer:
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
+    length: int = 0
 
     @property
     def json(self) -> Any:
@@ -44,16 +46,19 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_bytes: int = 1 << 30) -> None:
         self.reusable = True
+        self._keep_bytes = keep_bytes
         self._parser = httptools.HttpResponseParser(self)
         self._answer = Answer()
         self._done: asyncio.Future[Answer] | None = None
 
     @classmethod
-    async def open(cls, port: int) -> "Connection":
+    async def open(cls, port: int, *, keep_bytes: int = 1 << 30) -> "Connection":
+        """A new connection, which keeps so much of each answer's body."""
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, "127.0.0.1", port)
+        make = partial(cls, keep_bytes=keep_bytes)
+        _, connection = await loop.create_connection(make, "127.0.0.1", port)
         return connection
 
     async def ask(self, request: bytes) -> Answer:
@@ -94,7 +99,8 @@ class Connection(asyncio.Protocol):
         self._answer.headers[name.decode().lower()] = value.decode()
 
     def on_body(self, piece: bytes) -> None:
-        self._answer.body += piece
+        self._answer.length += len(piece)
+        self._answer.body += piece[: max(0, self._keep_bytes - len(self._answer.body))]
 
     def on_message_complete(self) -> None:
         self._answer.status = self._parser.get_status_code()

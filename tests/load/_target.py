@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,13 +79,22 @@ class Target:
 
 @contextmanager
 def target(
-    log: Path | None = None, module: str = "app.server.cli", **settings: str
+    log: Path | None = None,
+    module: str = "app.server.cli",
+    around: AbstractContextManager[object] | None = None,
+    **settings: str,
 ) -> Iterator[Target]:
-    """A service on the first core, this process on the others, where there are several."""
+    """A service on the first core, this process on the others, where there are several.
+
+    `around` is entered while the service starts.
+    """
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])
     try:
-        with serving(log=log, module=module, **{"LOG_LEVEL": "warning"} | settings) as port:
+        with ExitStack() as stack:
+            with around or nullcontext():
+                settings = {"LOG_LEVEL": "warning"} | settings
+                port = stack.enter_context(serving(log=log, module=module, **settings))
             os.sched_setaffinity(0, cores[1:] or cores)
             yield Target(port, _child(port))
     finally:
