@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 
+from app.api import layers
 from app.main import create_app
 from app.settings import Settings
 from tests._server import serving
@@ -152,23 +153,42 @@ def test_a_full_service_refuses_early_and_clearly(tmp_path: Path) -> None:
             base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60
         ) as http:
             posts = [http.post(PATH, content=body, headers=HEADERS) for _ in range(30)]
-            answers = await asyncio.gather(*posts)
+            answered = await asyncio.gather(*posts)
             assert (await http.post(PATH, json=BODY)).status_code == 200
             for _ in range(1000):
                 if await gauges(http) == IDLE:
                     break
                 await asyncio.sleep(0.02)
             assert await gauges(http) == IDLE
-            return answers
+            return answered
 
     with serving(log=tmp_path / "log", MAX_QUEUED_REQUESTS="2") as port:
         answers = asyncio.run(storm(port))
-    statuses = [answer.status_code for answer in answers]
+    statuses = [one.status_code for one in answers]
     assert set(statuses) == {200, 503}
     assert statuses.count(503) >= 20
-    for answer in answers:
-        if answer.status_code == 503:
-            assert answer.headers["content-type"] == "application/problem+json"
-            assert answer.json()["type"] == "/errors/overloaded"
-            assert 1 <= int(answer.headers["Retry-After"]) <= 8
+    for refused in answers:
+        if refused.status_code == 503:
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert refused.json()["type"] == "/errors/overloaded"
+            assert 1 <= int(refused.headers["Retry-After"]) <= 8
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("length", [0, 1, 1 << 20, (1 << 20) + 1, 3 << 20, (5 << 20) - 7])
+async def test_answers_leave_in_pieces_of_a_mebibyte(length: int) -> None:
+    whole = bytes(range(251)) * (length // 251 + 1)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await layers.answer(send, [b"head", memoryview(whole)[:length], b"tail"])
+    bodies = [message["body"] for message in sent[1:]]
+    assert b"".join(bodies) == b"head" + whole[:length] + b"tail"
+    assert max(map(len, bodies)) <= 1 << 20
+    assert [message.get("more_body", False) for message in sent[1:]] == [True] * (
+        len(bodies) - 1
+    ) + [False]
+    headers = dict(sent[0]["headers"])
+    assert int(headers[b"content-length"]) == length + 8

@@ -1,6 +1,8 @@
 """What logs and traces may say of a request: words of closed sets, never its own."""
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
+from ipaddress import ip_address
 
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
@@ -52,6 +54,16 @@ class Labels:
 def method(name: str) -> str:
     """The method, or `other`."""
     return name if name in METHODS else "other"
+
+
+@lru_cache(maxsize=1024)
+def address(host: str) -> str | None:
+    """The client's address, if it is one: behind a trusted proxy any text may stand there."""
+    try:
+        found = ip_address(host)
+    except ValueError:
+        return None
+    return None if getattr(found, "scope_id", None) else str(found)
 
 
 def phases(server_timing: bytes) -> dict[str, float]:

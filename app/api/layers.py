@@ -1,7 +1,7 @@
 """The layers' routes: catalogue, compute and shape, one operation a layer."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,8 @@ from app.scheduling import Admission, Claim, Patience, clock
 
 Header = tuple[bytes, bytes]
 ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
+PIECE_BYTES = 1 << 20
+"""Most that the transport holds of an answer whose memory has been given back."""
 COMPUTE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -211,9 +213,24 @@ async def answer(send: Send, pieces: Sequence[bytes | memoryview], *headers: Hea
     """Send what starlette's Response would, without the time it takes to build one."""
     start = (*COMPUTE_HEADERS, (b"content-length", b"%d" % sum(map(len, pieces))), *headers)
     await send({"type": "http.response.start", "status": 200, "headers": start})
-    for piece in pieces[:-1]:
+    *others, last = _cut(pieces)
+    for piece in others:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": pieces[-1]})
+    await send({"type": "http.response.body", "body": last})
+
+
+def _cut(pieces: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The same bytes in pieces of bounded size; with the last handed over, most others are sent."""
+    for piece in pieces:
+        whole = memoryview(piece)
+        for begin in range(0, len(whole) - PIECE_BYTES, PIECE_BYTES):
+            yield whole[begin : begin + PIECE_BYTES]
+        if len(whole) > PIECE_BYTES:
+            # A copy: a view would keep all of the piece until it is sent.
+            rest = len(whole) % PIECE_BYTES or PIECE_BYTES
+            yield bytes(whole[-rest:])
+        else:
+            yield piece
 
 
 def build_router(

@@ -1,5 +1,6 @@
 """Errors on the wire: RFC 9457 problem details, and a page for each kind."""
 
+import asyncio
 import difflib
 import html
 import logging
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
 from app.api.headers import NO_STORE, page_headers
-from app.errors import FieldError, InvalidRequest, LaminaError
+from app.errors import Draining, FieldError, InvalidRequest, LaminaError
 from app.scheduling import Abandoned
 
 logger = logging.getLogger("lamina")
@@ -179,6 +180,13 @@ class CatchAll:
             await self.app(scope, receive, watch)
         except LEFT:
             return
+        except asyncio.CancelledError:
+            # The server's drain cancels what cannot finish in time.
+            if scope["type"] != "http":
+                raise
+            if not started:
+                ending = Draining("the service ends before this request is done; send it again")
+                await self.render(ending)(scope, receive, send)
         except LaminaError as error:
             if started:
                 raise

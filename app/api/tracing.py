@@ -19,7 +19,7 @@ from app.api.labels import PROBES, UNMATCHED, Labels, method, phases
 SCOPE_KEY = "fastapi.telemetry"
 """Where FastAPI keeps what it knows of a request that it traces."""
 ORDER = ("decode_ms", "queue_ms", "compute_ms", "encode_ms")
-"""The phases as they follow one another."""
+"""The phases as they follow one another, but for waits for memory, which come first."""
 
 UNTRACED: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 """For the app within, which would trace what FastAPI routes a second time."""

@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
-import uvicorn
-
-from app.api import logs
+from app.server.config import ServingConfig
+from app.server.process import prepare
+from app.server.supervisor import Supervisor
 from app.settings import PREFIX, Settings, SettingsError, load_settings
-
-KEEP_ALIVE_S = 75
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and serve; a setting that makes no sense ends it with one line."""
     parser = argparse.ArgumentParser(prog="lamina", description="Neural-network layers over HTTP")
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="serve over HTTP")
-    serve.add_argument("--host", help="address to listen on (LAMINA_HOST)")
-    serve.add_argument("--port", type=int, help="port to listen on (LAMINA_PORT)")
-    serve.add_argument("--workers", type=int, help="number of processes (LAMINA_WORKERS)")
+    command = commands.add_parser("serve", help="serve over HTTP")
+    command.add_argument("--host", help="address to listen on (LAMINA_HOST)")
+    command.add_argument("--port", type=int, help="port to listen on (LAMINA_PORT)")
+    command.add_argument("--workers", type=int, help="number of processes (LAMINA_WORKERS)")
     flags = vars(parser.parse_args(arguments))
     flags.pop("command")
     try:
@@ -34,8 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Workers are processes of their own and read the environment.
     os.environ |= {PREFIX + k.upper(): str(v) for k, v in flags.items() if v is not None}
     with _shared_metrics(settings.workers):
-        _serve(settings)
-    return 0
+        return serve(settings)
 
 
 @contextmanager
@@ -49,25 +46,19 @@ def _shared_metrics(workers: int) -> Iterator[None]:
         yield
 
 
-def _serve(settings: Settings) -> None:
-    uvicorn.run(
-        "app.server.worker:build",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        http="httptools",
-        loop="uvloop",
-        ws="none",
-        log_config=logs.config(settings.log_level),
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=list(settings.trusted_proxies),
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.drain_grace_ms // 1000,
-    )
+def serve(settings: Settings, app: str = "app.server.worker:build") -> int:
+    """Serve until a signal; the exit code, which `serving` and `supervisor` explain.
+
+    `app` is the path of what builds the app, in each serving process.
+    """
+    config = ServingConfig(settings, app)
+    if settings.workers > 1:
+        return Supervisor(config, [config.bind_socket()]).run()
+    from app.server.serving import Server  # the parent of workers does without
+
+    prepare(settings.max_connections)
+    Server(config).run()
+    return 0
 
 
 def _check_device(name: str) -> None:

@@ -1,0 +1,367 @@
+"""HTTP/1.1 on one connection: uvicorn's protocol with deadlines, bounds and answers in our form.
+
+Nothing is timed per request: `check_deadlines`, called now and then for every connection, looks at
+the times that were noted as bytes came in.
+"""
+
+import asyncio
+import fcntl
+import struct
+import termios
+import time
+from typing import Any
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from app.errors import (
+    BodyTimeout,
+    HeadersTooLarge,
+    LaminaError,
+    MalformedHttp,
+    TooManyConnections,
+)
+from app.server.config import ServingConfig
+from app.server.refusals import Sparingly, answer
+
+LINGER_S = 2.0
+LINGER_BYTES = 64 << 20
+SPARE_CONNECTIONS = 256
+"""How many above the limit are told so; those beyond are dropped."""
+CROWDED = 0.75
+"""The share of `max_connections` from which on idle connections stay open for a second only."""
+CROWDED_IDLE_S = 1.0
+MAX_PIPELINED = 16
+MAX_SMALL_CHUNKS = 1 << 16
+SMALL_CHUNK_BYTES = 16
+MAX_FRAMING_BYTES = 64 << 10
+"""Most bytes of chunk sizes, extensions and trailers, beside 16 times the body's own."""
+WRITE_PIECE_BYTES = 1 << 20
+"""What a client must read within the write timeout."""
+
+# What the next byte of the client belongs to.
+HEAD, BODY, NEXT = range(3)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    config: ServingConfig
+    warnings = Sparingly()
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        settings = config.settings
+        self._max_head = settings.max_header_bytes
+        self._max_fields = settings.max_header_fields
+        self._max_connections = settings.max_connections
+        self._header_s = settings.header_timeout_ms / 1000
+        self._body_idle_s = settings.body_idle_timeout_ms / 1000
+        self._write_s = settings.write_timeout_ms / 1000
+
+        self._phase = HEAD
+        self._heard_at = self._head_began = time.perf_counter()
+        self._answered_at = self._linger_until = self._stalled_at = 0.0
+        self._piece = self._head_bytes = self._stalled_bytes = self._discarded = 0
+        self._wire_bytes = self._body_bytes = self._chunks = 0
+        self._upgrading = self._deaf = False
+        self._running: RequestResponseCycle | None = None
+
+    # What comes in
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._writer = _Writer(self, transport)
+        open_now = len(self.connections)
+        if open_now > self._max_connections + SPARE_CONNECTIONS:
+            self.warnings.warn("connection dropped: %d are open", open_now)
+            transport.abort()
+        elif open_now > self._max_connections:
+            self.refuse(TooManyConnections(f"at most {self._max_connections} are served at once"))
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._heard_at = time.perf_counter()
+        self._piece = len(data)
+        if self._deaf:
+            self._discard()
+            return
+        if self._phase == BODY:
+            self._wire_bytes += self._piece
+        elif self._phase == HEAD:
+            self._head_bytes += self._piece
+        else:
+            self._phase = HEAD
+            self._head_began = self._heard_at
+            self._head_bytes = self._piece
+        try:
+            self._feed(data)
+            self._check_framing()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            known = cause if isinstance(cause, LaminaError) else None
+            self.refuse(known or MalformedHttp("the request breaks the rules of HTTP/1.1"))
+        except LaminaError as error:
+            self.refuse(error)
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+            else:
+                return
+
+    def _without_upgrade(self) -> bytes:
+        """The request's head without its wish for another protocol, and a new parser for it.
+
+        The old one takes all that follows for the other protocol, the body as well.
+        """
+        version = self.parser.get_http_version().encode()
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b"close" if b"close" in value.lower() else b"keep-alive"
+            if name not in (b"upgrade", b"http2-settings"):
+                head += (name, b": ", value, b"\r\n")
+        self._upgrading = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"".join((*head, b"\r\n"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["state"]["arrived"] = self._heard_at
+        if self._phase == NEXT:  # behind another one in the same piece
+            self._phase = HEAD
+            self._head_began = self._heard_at
+            self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._check_head()
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise MalformedHttp("CONNECT is for proxies")
+            self._upgrading = True
+            return
+        super().on_headers_complete()
+        self._phase = BODY
+        self._wire_bytes = self._body_bytes = self._chunks = 0
+        self._answered_at = 0.0
+        self.cycle.transport = self._writer  # type: ignore[assignment]
+        self.headers = []  # fields behind the body stay out of the scope
+
+    def on_body(self, body: bytes) -> None:
+        self._chunks += 1
+        self._body_bytes += len(body)
+        if self._chunks > MAX_SMALL_CHUNKS and self._body_bytes < self._chunks * SMALL_CHUNK_BYTES:
+            raise MalformedHttp(f"expected chunks of at least {SMALL_CHUNK_BYTES} bytes on average")
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._upgrading:
+            self._phase = NEXT
+            super().on_message_complete()
+
+    def _check_head(self) -> None:
+        names = [name for name, _ in self.headers]
+        if len(names) > self._max_fields:
+            raise HeadersTooLarge(f"expected at most {self._max_fields} headers; got {len(names)}")
+        if self._head_bytes + self._piece > self._max_head:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self._max_head:
+                raise HeadersTooLarge(f"expected at most {self._max_head} bytes; got {size}")
+        if b"_" in b"".join(names):
+            raise MalformedHttp("header names with _ are not taken: proxies read them as -")
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise MalformedHttp("expected HTTP/1.1")
+        if names.count(b"host") != 1 and (version == "1.1" or b"host" in names):
+            raise MalformedHttp("expected one Host header")
+        if b"transfer-encoding" in names:
+            codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+            if version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked":
+                raise MalformedHttp("expected Transfer-Encoding: chunked, or none")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise MalformedHttp(f"at most {MAX_PIPELINED} requests may wait on one connection")
+
+    def _check_framing(self) -> None:
+        """Bounds on what is not complete, as it comes in."""
+        if self._phase == HEAD and self._head_bytes > self._max_head:
+            raise HeadersTooLarge(f"expected at most {self._max_head} bytes; got more")
+        if self._phase == BODY and self._wire_bytes > 16 * self._body_bytes + MAX_FRAMING_BYTES:
+            raise MalformedHttp("the chunks are framed by far more bytes than they hold")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
+
+    # What goes out
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self._linger_until:
+            self.server_state.total_requests += 1
+        else:
+            super().on_response_complete()
+
+    def resume_writing(self) -> None:
+        self._stalled_at = 0.0
+        super().resume_writing()
+
+    def refuse(self, error: LaminaError) -> None:
+        """Answer an error that no app sees, and end the connection.
+
+        Requests before it are answered first, and then there is no answer to this one.
+        """
+        if self._linger_until or self.transport.is_closing():
+            return
+        in_body = self._phase == BODY and self.cycle is not None
+        if in_body and self.pipeline and self.pipeline[0][0] is self.cycle:
+            self.pipeline.popleft()  # it would wait for the rest of its body
+        elif in_body and self.cycle is self._running:
+            answered = self.cycle.response_started
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self._end(error, silent=answered)
+            return
+        if self._unanswered:
+            last = self.pipeline[0][0] if self.pipeline else self._running
+            assert last is not None
+            last.keep_alive = False
+            self._deaf = True
+        else:
+            self._end(error)
+
+    @property
+    def _unanswered(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    def _end(self, error: LaminaError, silent: bool = False) -> None:
+        if not silent:
+            bodiless = self.parser is not None and self.parser.get_method() == b"HEAD"
+            self.transport.write(answer(error, self.server_state.default_headers, not bodiless))
+        self.warnings.warn("connection refused: %s", error.code)
+        self.linger()
+
+    def linger(self) -> None:
+        """End our side, and read on for a while.
+
+        Closing a socket that holds unread bytes resets it, and takes the answer from the client.
+        """
+        if self._linger_until or self.transport.is_closing():
+            return
+        self._deaf = True
+        self._linger_until = time.perf_counter() + LINGER_S
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self.transport.write_eof()
+
+    def _discard(self) -> None:
+        self._discarded += self._piece
+        if self._discarded > LINGER_BYTES:
+            self.transport.abort()
+
+    # What happens over time
+
+    def check_deadlines(self, now: float, crowded: bool) -> None:
+        """End what takes too long; `crowded` when few connections are left."""
+        if self.transport.is_closing() or self.flow.write_paused:
+            self._check_reader(now)
+        elif self._linger_until:
+            if now > self._linger_until:
+                self.transport.close()
+        elif self._phase == HEAD:
+            if now - self._head_began > self._header_s and not self.flow.read_paused:
+                self._give_up()
+        elif self._phase == BODY:
+            self._check_body(now)
+        elif not self._unanswered:
+            # uvicorn's own timer is gone when the rest of a body came in behind the answer.
+            armed = self.timeout_keep_alive_task is not None
+            idle_s = float("inf") if armed else self.timeout_keep_alive
+            if now - self._heard_at > (CROWDED_IDLE_S if crowded else idle_s):
+                self.transport.close()
+
+    def _check_reader(self, now: float) -> None:
+        left = self.transport.get_write_buffer_size()
+        if not self._stalled_at or self._stalled_bytes - left >= WRITE_PIECE_BYTES:
+            self._stalled_at, self._stalled_bytes = now, left
+        elif now - self._stalled_at > self._write_s:
+            self.transport.abort()
+
+    def _check_body(self, now: float) -> None:
+        if self.cycle.response_complete:
+            self._answered_at = self._answered_at or now
+            if now - self._answered_at > self._body_idle_s:
+                self.linger()
+        elif self.flow.read_paused:
+            self._heard_at = now  # it is we who do not read
+        elif now - self._heard_at > 2 * self._body_idle_s:
+            # The app has its own, shorter deadline; this is for an app that does not read.
+            self.refuse(BodyTimeout("the rest of the body did not come"))
+
+    def _give_up(self) -> None:
+        """No more requests; what runs is answered."""
+        if self._unanswered:
+            self.cycle.keep_alive = False
+            self._deaf = True
+        else:
+            self.transport.close()
+
+    # The end of the process
+
+    def announce_end(self) -> None:
+        """Close the connection behind the answers that are on their way."""
+        if self._unanswered:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close the connection as soon as nothing more is asked on it."""
+        if self._linger_until or self.transport.is_closing():
+            return
+        if self._unanswered:
+            self.cycle.keep_alive = False
+        elif self._phase == BODY:
+            self.linger()
+        elif not (self._phase == HEAD and self._head_bytes) and not self._unread():
+            self.transport.close()
+
+    def _unread(self) -> int:
+        """How many bytes the kernel holds for us."""
+        try:
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            found = fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0))
+        except OSError:
+            return 0
+        count: int = struct.unpack("i", found)[0]
+        return count
+
+
+class _Writer:
+    """What a response is written to: its close is a lingering one."""
+
+    __slots__ = ("_protocol", "close", "write")
+
+    def __init__(self, protocol: Protocol, transport: asyncio.Transport) -> None:
+        self._protocol = protocol
+        self.write = transport.write
+        self.close = protocol.linger
+
+    def is_closing(self) -> bool:
+        return bool(self._protocol._linger_until) or self._protocol.transport.is_closing()

@@ -1,0 +1,54 @@
+"""Answers to what no app sees: broken HTTP, headers over the limit, too many connections."""
+
+import logging
+import time
+from collections.abc import Iterable
+from secrets import token_hex
+
+from asgi_correlation_id import correlation_id
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from app.api.problems import problem
+from app.errors import LaminaError
+
+logger = logging.getLogger("lamina")
+
+LINES_A_SECOND = 10
+
+
+def answer(error: LaminaError, headers: Iterable[tuple[bytes, bytes]], body: bool) -> bytes:
+    """The whole response to a domain error, as bytes that end their connection.
+
+    `headers` are those of every response; without `body`, as HEAD asks for it.
+    """
+    request_id = token_hex(16)
+    token = correlation_id.set(request_id)
+    response = problem(error)
+    correlation_id.reset(token)
+    lines = [STATUS_LINE[response.status_code]]
+    own = ((b"x-request-id", request_id.encode()), (b"connection", b"close"))
+    common = ((name, value) for name, value in headers if name != b"connection")
+    for name, value in (*common, *response.raw_headers, *own):
+        lines += (name, b": ", value, b"\r\n")
+    lines += (b"\r\n", bytes(response.body) if body else b"")
+    return b"".join(lines)
+
+
+class Sparingly:
+    """Logs at most `LINES_A_SECOND` warnings a second, and how many it left out."""
+
+    def __init__(self) -> None:
+        self._second = self._lines = self._left_out = 0
+
+    def warn(self, message: str, *values: object) -> None:
+        """Log one warning, or count it."""
+        second = int(time.monotonic())
+        if second != self._second:
+            if self._left_out:
+                logger.warning("%d more refusals in that second", self._left_out)
+            self._second, self._lines, self._left_out = second, 0, 0
+        self._lines += 1
+        if self._lines <= LINES_A_SECOND:
+            logger.warning(message, *values)
+        else:
+            self._left_out += 1

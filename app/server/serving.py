@@ -1,0 +1,159 @@
+"""One serving process, and how it ends without losing a request.
+
+The exit code is 0 after a drain, also one that had to cut off what took too long; 1 when the
+process hung and was ended by its watchdog; 70 when the device failed; 128 and the signal's number
+after a second signal.
+"""
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+
+from app.server.config import ServingConfig
+from app.server.process import leave
+from app.server.protocol import CROWDED, Protocol
+
+logger = logging.getLogger("lamina")
+
+CLOSE = (b"connection", b"close")
+TICK_S = 0.05
+SWEEP_S = 0.5
+LOST_S = 1.0
+"""For how long what runs on a failed device may still be answered."""
+DEVICE_LOST = 70
+POLLS = 3
+"""Rounds of the event loop in which it accepts what waits: closing the listener resets that."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; on SIGTERM it drains: see `shutdown`."""
+
+    config: ServingConfig
+
+    def __init__(self, config: ServingConfig) -> None:
+        super().__init__(config)
+        settings = config.settings
+        self._delay_s = settings.drain_delay_ms / 1000
+        self._grace_s = settings.drain_grace_ms / 1000
+        self._max_connections = settings.max_connections
+        shortest_ms = min(
+            settings.header_timeout_ms, settings.body_idle_timeout_ms, settings.write_timeout_ms
+        )
+        self._sweep_s = max(0.02, min(SWEEP_S, shortest_ms / 4000))
+        self._signalled_at = self._lost_at = 0.0
+        self._cut_off = False
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets)
+        leave()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal starts the drain; SIGINT skips the delay; a second one ends it all."""
+        if not self._signalled_at:
+            self._signalled_at = time.perf_counter()
+            self.should_exit = True
+            # In C, and so also when Python hangs.
+            faulthandler.dump_traceback_later(max(self._grace_s, TICK_S), exit=True)
+        elif self.config.workers == 1:  # workers are ended by their supervisor
+            os._exit(128 + sig)
+        if sig == signal.SIGINT:
+            self._delay_s = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_s)
+            now = time.perf_counter()
+            crowded = len(self.server_state.connections) > CROWDED * self._max_connections
+            for connection in self._open():
+                try:
+                    connection.check_deadlines(now, crowded)
+                except Exception:
+                    logger.exception("a connection's deadlines could not be checked")
+
+    async def on_tick(self, counter: int) -> bool:
+        ends = await super().on_tick(counter)
+        if self._signalled_at and CLOSE not in self.server_state.default_headers:
+            self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+        self._leave_lost_device()
+        return ends
+
+    def _leave_lost_device(self) -> None:
+        """A failed accelerator fails every later request; only a new process gets it back."""
+        readiness = self.lifespan.state.get("readiness")
+        if readiness is None or not readiness.device_lost:
+            return
+        self._lost_at = self._lost_at or time.perf_counter()
+        if time.perf_counter() > self._lost_at + LOST_S:
+            logger.error("the device failed: this process ends")
+            logging.shutdown()
+            os._exit(DEVICE_LOST)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on for the delay, then take nothing new, and finish what was taken.
+
+        What is not finished shortly before the grace ends is cancelled, which answers 503.
+        """
+        self._signalled_at = self._signalled_at or time.perf_counter()
+        logger.info("draining: taking requests for %g s more", self._delay_s)
+        await self._serve_on()
+        for _ in range(POLLS):
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        await self._finish()
+        if self._cut_off:
+            leave()  # the app's own end may wait for what was cut off
+        self._sweeper.cancel()
+        await self.lifespan.shutdown()
+
+    async def _serve_on(self) -> None:
+        """Until the delay is over, every answer asks its client to come back elsewhere."""
+        if readiness := self.lifespan.state.get("readiness"):
+            readiness.drain()
+        ticks = 0
+        await self.on_tick(ticks)
+        for connection in self._open():
+            connection.announce_end()
+        while time.perf_counter() < self._signalled_at + min(self._delay_s, self._grace_s):
+            await asyncio.sleep(2 * TICK_S)
+            ticks += 1
+            await self.on_tick(ticks)
+
+    async def _finish(self) -> None:
+        margin_s = min(2.0, self._grace_s / 4)
+        last = self._signalled_at + self._grace_s
+        await asyncio.sleep(TICK_S)  # what was accepted is read
+        await self._wait_until(last - margin_s)
+        if self.server_state.tasks:
+            logger.warning("cutting off %d requests", len(self.server_state.tasks))
+            self._cut_off = True
+            for task in list(self.server_state.tasks):
+                task.cancel()
+        await self._wait_until(last - margin_s / 2)
+        for connection in self._open():
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    async def _wait_until(self, deadline: float) -> None:
+        """Wait for requests and connections to end."""
+        state = self.server_state
+        while (state.tasks or state.connections) and time.perf_counter() < deadline:
+            for connection in self._open():
+                connection.shutdown()
+            await asyncio.sleep(TICK_S)
+
+    def _open(self) -> list[Protocol]:
+        return [c for c in self.server_state.connections if isinstance(c, Protocol)]

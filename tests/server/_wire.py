@@ -1,0 +1,70 @@
+"""Raw bytes to a server and back."""
+
+import socket
+import time
+from dataclasses import dataclass
+
+from tests._server import Serving
+
+
+@dataclass
+class Heard:
+    """What came back on one connection until it was closed."""
+
+    data: bytes
+    closed: bool
+    seconds: float
+    reset: bool = False
+
+    @property
+    def statuses(self) -> list[int]:
+        """Of every response, in order."""
+        lines = self.data.split(b"HTTP/1.1 ")[1:]
+        return [int(line[:3]) for line in lines]
+
+
+def exchange(server: Serving, *pieces: bytes, within_s: float = 10.0, pause_s: float = 0) -> Heard:
+    """Sends the pieces, and reads until the server closes the connection."""
+    begun = time.perf_counter()
+    with server.connect(within_s) as connection:
+        for number, piece in enumerate(pieces):
+            if number:
+                time.sleep(pause_s)
+            try:
+                connection.sendall(piece)
+            except OSError:
+                break
+        return hear(connection, begun, within_s)
+
+
+def hear(connection: socket.socket, begun: float, within_s: float = 10.0) -> Heard:
+    """Reads until the server closes the connection."""
+    data = b""
+    while True:
+        try:
+            connection.settimeout(max(0.01, begun + within_s - time.perf_counter()))
+            piece = connection.recv(1 << 16)
+        except TimeoutError:
+            return Heard(data, False, time.perf_counter() - begun)
+        except ConnectionError:
+            return Heard(data, True, time.perf_counter() - begun, reset=True)
+        if not piece:
+            return Heard(data, True, time.perf_counter() - begun)
+        data += piece
+
+
+def get(path: str, *headers: str, method: str = "GET") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: test", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def closing(path: str, *headers: str, method: str = "GET") -> bytes:
+    return get(path, "Connection: close", *headers, method=method)
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    return get(path, f"Content-Length: {len(body)}", *headers, method="POST") + body
+
+
+def chunked(path: str, body: bytes) -> bytes:
+    return get(path, "Transfer-Encoding: chunked", "Connection: close", method="POST") + body

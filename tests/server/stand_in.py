@@ -1,0 +1,111 @@
+"""A small app behind the real server, for what the service does not do on demand.
+
+`python -m tests.server.stand_in serve --port 8000` serves it as `lamina serve` would.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api.problems import CatchAll
+from app.server.cli import serve
+from app.settings import load_settings
+
+APP = "tests.server.stand_in"
+
+
+class Readiness:
+    def __init__(self) -> None:
+        self.ready = True
+
+    def drain(self) -> None:
+        self.ready = False
+
+
+def build() -> ASGIApp:
+    return CatchAll(answer)
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await lifespan(scope, receive, send)
+        return
+    _, name, *rest = scope["path"].split("/")
+    number = int(rest[0]) if rest else 0
+    if name == "early":
+        await respond(send, b"early", 401)
+    elif name == "early-close":
+        await respond(send, b"early", 401, [(b"connection", b"close")])
+    elif name == "deaf":
+        await asyncio.sleep(4)
+    elif name == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif name == "hang":
+        time.sleep(60)
+    elif name == "large":
+        await respond(send, bytes(number))
+    elif name == "header":
+        found = [value for key, value in scope["headers"] if key == b"x-test"]
+        await read(receive)
+        trailed = [value for key, value in scope["headers"] if key == b"x-trailer"]
+        await respond(send, b",".join(found + trailed))
+    elif name == "arrived":
+        waited = time.perf_counter() - scope["state"]["arrived"]
+        await respond(send, b"%.3f" % waited)
+    elif name == "ready":
+        ready = scope["state"]["readiness"].ready
+        await respond(send, b"", 200 if ready else 503)
+    else:
+        length = await read(receive)
+        await asyncio.sleep(number / 1000)
+        await respond(send, b"%d %d" % (length, os.getpid()))
+
+
+async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    if os.environ.get("STAND_IN_FAILS"):
+        raise RuntimeError
+    scope["state"]["readiness"] = Readiness()
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def read(receive: Receive) -> int:
+    length = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        length += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return length
+
+
+async def respond(
+    send: Send, body: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    fields: list[Any] = [(b"content-length", b"%d" % len(body)), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--workers", type=int)
+    flags = parser.parse_args()
+    settings = load_settings(port=flags.port, workers=flags.workers)
+    return serve(settings, "tests.server.stand_in:build")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The end of the process: nothing lost, nobody can hold it up."""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests._server import Serving, started
+from tests._soak import SOAK, rounds
+from tests.server._load import Crowd
+from tests.server._wire import closing, exchange, get, hear, post
+from tests.server.stand_in import APP
+
+MIB = 1 << 20
+SLACK_S = 1.0
+COMPUTE = post(
+    "/v1/layers/max_pool2d",
+    b'{"input":{"shape":[1,1,64,64],"data":[' + b"0.5," * 4095 + b'1]},"kernel_size":2}',
+    "Content-Type: application/json",
+)
+
+
+def attach_slow_clients(server: Serving, upload: bytes, large: str) -> None:
+    """Half a head, half a body, one that does not read, one that is silent."""
+    for sent in (
+        get("/livez")[:-2],
+        upload[:-5],
+        b"".join(get(large) for _ in range(16)),
+        b"",
+    ):
+        server.connect().sendall(sent)
+
+
+async def drained_under_load(
+    server: Serving, requests: list[bytes], delay_s: float
+) -> Counter[str]:
+    """Sends SIGTERM to a busy server; what became of the requests."""
+    crowd = Crowd(server.port, requests)
+    running = asyncio.create_task(crowd.run())
+    await asyncio.sleep(0.7)
+    asked = time.perf_counter()
+    server.process.send_signal(signal.SIGTERM)
+    await running
+    found: Counter[str] = Counter()
+    for sent in crowd.sent:
+        when = "before" if sent.at < asked else "delay" if sent.at < asked + delay_s else "after"
+        found[f"{when} {sent.outcome}"] += 1
+        if when == "delay" and sent.at > asked + 0.5 and sent.outcome != "lost":
+            found[f"delay close={sent.asked_to_close}"] += 1
+    found["refused in the delay"] = sum(at < asked + delay_s for at in crowd.refused_at)
+    return found
+
+
+@pytest.mark.parametrize("turn", range(rounds(4, 50)))
+def test_sigterm_under_load_loses_nothing(tmp_path: Path, turn: int) -> None:
+    delay_s, grace_s = 1.0, 6.0
+    service = SOAK or turn == 3
+    app = "app.server.cli" if service else APP
+    upload = COMPUTE if service else post("/echo", bytes(9999))
+    large = "/openapi.json" if service else "/large/1000000"
+    requests = [upload, get("/livez" if service else "/sleep/20")]
+    settings = {"DRAIN_DELAY_MS": "1000", "DRAIN_GRACE_MS": "6000"}
+    workers = str(1 + turn % 2)
+    with started("--workers", workers, log=tmp_path / "log", app=app, settings=settings) as server:
+        attach_slow_clients(server, upload, large)
+        begun = time.perf_counter()
+        found = asyncio.run(drained_under_load(server, requests, delay_s))
+        code = server.process.wait(30)
+        seconds = time.perf_counter() - begun - 0.7
+        print(f"round {turn}: {dict(found)}; exit {code} in {seconds:.2f} s")
+        assert found["before lost"] == 0
+        assert found["before 200"] > 10
+        assert found["delay lost"] == 0
+        assert found["delay 200"] > 10
+        assert found["delay close=False"] == 0
+        assert found["refused in the delay"] == 0
+        assert code == 0
+        assert seconds < grace_s + SLACK_S
+        assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_what_came_before_the_signal_is_answered(tmp_path: Path, sig: signal.Signals) -> None:
+    """Also what lies in the kernel: on idle connections, on new ones, on those not accepted."""
+    with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "0"}) as server:
+        idle = [server.connect() for _ in range(20)]
+        for connection in idle:
+            connection.sendall(get("/livez"))
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        silent = [server.connect() for _ in range(20)]
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGSTOP)
+        waiting = [*idle, *silent, *(server.connect() for _ in range(100))]
+        for connection in waiting:
+            connection.sendall(get("/sleep/100"))
+        server.process.send_signal(sig)
+        server.process.send_signal(signal.SIGCONT)
+        begun = time.perf_counter()
+        heard = [hear(connection, begun) for connection in waiting]
+        assert [h.statuses for h in heard] == [[200]] * 140
+        assert all(b"connection: close" in h.data and h.closed and not h.reset for h in heard)
+        assert server.process.wait(10) == 0
+
+
+def test_the_delay(tmp_path: Path) -> None:
+    with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "1500"}) as server:
+        idle = server.connect()
+        assert exchange(server, closing("/ready")).statuses == [200]
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        heard = exchange(server, get("/ready"))
+        assert heard.statuses == [503]
+        assert b"connection: close" in heard.data
+        # Once a second the headers are made anew.
+        time.sleep(0.6)
+        assert b"connection: close" in exchange(server, get("/livez")).data
+        idle.sendall(get("/livez"))
+        assert hear(idle, time.perf_counter()).statuses == [200]
+        time.sleep(0.7)
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+        assert server.process.wait(10) == 0
+
+
+def test_sigint_skips_the_delay_and_finishes_what_runs(tmp_path: Path) -> None:
+    with (
+        started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "8000"}) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        running = pool.submit(exchange, server, get("/sleep/1500"))
+        time.sleep(0.5)
+        code, seconds = server.stop(signal.SIGINT)
+        assert running.result().statuses == [200]
+        assert code == 0
+        assert seconds < 5
+
+
+def test_what_cannot_finish_is_told_so(tmp_path: Path) -> None:
+    settings = {"DRAIN_DELAY_MS": "0", "DRAIN_GRACE_MS": "2000"}
+    with (
+        started(log=tmp_path / "log", app=APP, settings=settings) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        running = pool.submit(exchange, server, get("/sleep/60000"))
+        time.sleep(0.5)
+        code, seconds = server.stop()
+        heard = running.result()
+        assert heard.statuses == [503]
+        assert b'"type":"/errors/draining"' in heard.data
+        assert b"retry-after" in heard.data
+        assert code == 0
+        assert seconds < 2 + SLACK_S
+        assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, sig: signal.Signals) -> None:
+    with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "30000"}) as server:
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        code, seconds = server.stop(sig)
+        assert code == 128 + sig
+        assert seconds < SLACK_S
+
+
+def test_a_process_that_hangs_ends_all_the_same(tmp_path: Path) -> None:
+    settings = {"DRAIN_DELAY_MS": "0", "DRAIN_GRACE_MS": "1500"}
+    with started(log=tmp_path / "log", app=APP, settings=settings) as server:
+        connection = server.connect()
+        connection.sendall(get("/hang"))
+        time.sleep(0.3)
+        code, seconds = server.stop()
+        assert code == 1
+        assert seconds < 1.5 + SLACK_S
+        assert "stand_in.py" in server.log.read_text()  # where it hung

@@ -1,0 +1,118 @@
+"""Hundreds of clients that send slowly, not at all, or do not read: each costs little, for a
+while.
+"""
+
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests._server import Serving, started
+from tests._soak import SOAK, rounds
+from tests.server._wire import closing, exchange, get
+
+DEADLINE_S = 2.0
+MIB = 1 << 20
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Serving]:
+    settings = {
+        "HEADER_TIMEOUT_MS": "2000",
+        "BODY_IDLE_TIMEOUT_MS": "2000",
+        "WRITE_TIMEOUT_MS": "2000",
+        "KEEP_ALIVE_TIMEOUT_MS": "2000",
+        "DRAIN_DELAY_MS": "0",
+    }
+    with started(log=tmp_path / "log", settings=settings) as serving:
+        yield serving
+
+
+def probe(server: Serving, until: float) -> list[float]:
+    """Latencies of /livez, s, at ten a second."""
+    found = []
+    while time.perf_counter() < until:
+        heard = exchange(server, closing("/livez"))
+        assert heard.statuses == [200]
+        found.append(heard.seconds)
+        time.sleep(0.1)
+    return found
+
+
+def cut_after(
+    connections: dict[socket.socket, float], trickling: list[socket.socket], until: float
+) -> list[float]:
+    """How long each connection lived; those that trickle send a byte now and then."""
+    selector = selectors.DefaultSelector()
+    for connection in connections:
+        connection.setblocking(False)
+        selector.register(connection, selectors.EVENT_READ, connection)
+    lives = []
+    while connections and time.perf_counter() < until:
+        for key, _ in selector.select(0.1):
+            connection = key.data
+            try:
+                over = not connection.recv(4096)
+            except ConnectionError:
+                over = True
+            if over:
+                selector.unregister(connection)
+                lives.append(time.perf_counter() - connections.pop(connection))
+                connection.close()
+        for connection in trickling:
+            if connection in connections:
+                try:
+                    connection.send(b"a")
+                except OSError:
+                    continue
+    for connection in connections:
+        connection.close()
+    return lives
+
+
+def test_slow_clients_are_cut_and_cost_little(service: Serving) -> None:
+    process = psutil.Process(service.process.pid)
+    for _ in range(50):
+        exchange(service, closing("/openapi.json"))
+    before = process.memory_info().rss
+    peak = before
+    connections: dict[socket.socket, float] = {}
+    trickling, deaf = [], []
+    count = rounds(100, 500)
+    begun = time.perf_counter()
+    with ThreadPoolExecutor() as pool:
+        probes = pool.submit(probe, service, begun + DEADLINE_S + 3)
+        for number in range(count):
+            idle, slow = service.connect(), service.connect()
+            connections[idle] = connections[slow] = time.perf_counter()
+            slow.sendall(b"GET /livez HTTP/1.1\r\nX: " if number % 2 else b"GE")
+            trickling.append(slow)
+            peak = max(peak, process.memory_info().rss)
+        for _ in range(rounds(10, 50)):
+            connection = service.connect()
+            connection.sendall(get("/openapi.json") * 16)
+            deaf.append(connection)
+        opened = time.perf_counter()
+        lives = cut_after(connections, trickling, opened + DEADLINE_S + 1.5)
+        peak = max(peak, process.memory_info().rss)
+        latencies = sorted(probes.result())
+    p99 = latencies[int(len(latencies) * 0.99)]
+    growth = (peak - before) / MIB
+    time.sleep(max(0.0, opened + DEADLINE_S + 2.5 - time.perf_counter()))
+    left = [c for c in process.net_connections() if c.status == psutil.CONN_ESTABLISHED]
+    print(
+        f"{count} idle, {count} trickling, {len(deaf)} deaf: cut after at most {max(lives):.2f} s, "
+        f"/livez p50 {latencies[len(latencies) // 2] * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms, "
+        f"max {latencies[-1] * 1e3:.1f} ms, memory +{growth:.1f} MiB, {len(left)} left"
+    )
+    assert len(lives) == 2 * count
+    assert max(lives) < DEADLINE_S + 1
+    assert not left
+    assert growth < 64
+    if SOAK:
+        assert p99 < 0.05
