@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -317,3 +318,13 @@ def test_threads_may_read_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         shapes = pool.map(lambda _: read(body)["input"].shape, range(800))  # type: ignore[attr-defined]
     assert set(shapes) == {(2000,)}
+
+
+def test_malformed_text_of_many_strings_takes_little_memory() -> None:
+    body = b'{"input":[' + b'"",' * 300_000
+    tracemalloc.start()
+    with pytest.raises(MalformedBody):
+        codec.decode(body, {}, max_rank=8, max_list=64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(body)

@@ -7,6 +7,8 @@ import os
 import re
 import secrets
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import Any, Literal, cast
 
 import httpx
 import pytest
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import numpy as np
 import simdjson
 
 from app.errors import FieldError, InvalidRequest, MalformedBody
@@ -15,6 +14,9 @@ from app.schemas.tensors import json_kind
 MAX_MEMBERS = 256
 DIAGNOSED_BYTES = 256 * 1024
 """Longest body that is parsed again, with Python's parser, to say where it is wrong."""
+_LONG_INTEGER = b"0" * 19
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_DIGIT_RUN = re.compile(b"0+")
 # An unclosed string matches to the end at once, or each quote in it would be tried again.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -69,16 +71,16 @@ def _print_long_integers_as_floats(body: bytes | bytearray) -> bytes:
 
     JavaScript prints 1e20 as 100000000000000000000.
     """
-    text = np.frombuffer(body, np.uint8)
-    breaks = np.flatnonzero((text < ord("0")) | (text > ord("9")))
-    found = np.flatnonzero(np.diff(breaks) > 19)
-    strings = np.array([(-1, -1), *(match.span() for match in _STRING.finditer(body))])
-    before = np.searchsorted(strings[:, 0], breaks[found], side="right") - 1
-    pieces, done = [], 0
-    for index in found[strings[before, 1] <= breaks[found]]:
-        start, end = int(breaks[index]) + 1, int(breaks[index + 1])
+    digits, strings = body.translate(_DIGITS), _STRING.finditer(body)
+    pieces, done, end, string = [], 0, 0, (-1, -1)
+    while (start := digits.find(_LONG_INTEGER, end)) >= 0:
+        end = start + len(_DIGIT_RUN.match(digits, start)[0])  # type: ignore[index]
+        while string[1] <= start:
+            found = next(strings, None)
+            string = found.span() if found else (len(body), len(body) + 1)
         sign = body[start - 1 : start] == b"-"
-        if body[start - 1 - sign : start - sign] in b"[,: \t\r\n" and body[end] in b",]} \t\r\n":
+        before, after = body[start - 1 - sign : start - sign], body[end : end + 1]
+        if string[0] > start and before and before in b"[,: \t\r\n" and after in b",]} \t\r\n":
             pieces += [body[done:end], b".0"]
             done = end
     return b"".join([*pieces, body[done:]])

@@ -1,0 +1,131 @@
+"""Bodies that are too long, lie about their length, or want much memory for what they are."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from app.codecs import JSON, SAFETENSORS
+from tests._soak import rounds
+from tests.load._client import PROBLEM, Answer, Connection, ask, get, post
+from tests.load._target import MIB, Target, run, target
+
+RELU = "/v1/layers/relu"
+CAP_BYTES = rounds(4, 16) * MIB
+PIECE_BYTES = 64 * 1024
+SLACK_BYTES = 64 * MIB
+READ_SLACK_BYTES = 256 * 1024
+JSON_FACTOR, BINARY_FACTOR = 32, 3
+"""Memory at most, to the body's length."""
+CHUNKS = rounds(100_000, 1_000_000)
+CHUNKED = {"Transfer-Encoding": "chunked"}
+
+
+def chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(piece), piece)
+
+
+async def endless(server: Target, head: bytes, framed: Callable[[bytes], bytes]) -> int:
+    """Send piece after piece, each when the last was read, until the answer; bytes read."""
+    connection, piece = await Connection.open(server.port), framed(b" " * PIECE_BYTES)
+    before = server.bytes_read
+    connection.expect()
+    answered = asyncio.ensure_future(connection.answer())
+    connection.transport.write(head)
+    sent = len(head)
+    while not answered.done():
+        connection.transport.write(piece)
+        sent += len(piece)
+        assert sent < CAP_BYTES + 64 * MIB
+        while server.bytes_read - before < sent and not answered.done():
+            await asyncio.sleep(0.001)
+    answer, read = answered.result(), server.bytes_read - before
+    assert (answer.status, answer.headers["content-type"]) == (413, PROBLEM)
+    connection.close()
+    return read
+
+
+def at_cap(server: Target, body: bytes, kind: str) -> tuple[Answer, int]:
+    """The answer, and by how much the service grew at its peak, bytes."""
+    run(lambda: ask(server.port, post(RELU, body[: len(body) // 64], {"Content-Type": kind})))
+    before = server.rss_bytes
+    server.reset_peak()
+    answer = run(lambda: ask(server.port, post(RELU, body, {"Content-Type": kind})))
+    return answer, server.peak_rss_bytes - before
+
+
+@pytest.fixture(scope="module")
+def server():  # type: ignore[no-untyped-def]
+    limits = {"MAX_JSON_BODY_BYTES": str(CAP_BYTES), "MAX_BINARY_BODY_BYTES": str(4 * CAP_BYTES)}
+    with target(**limits, BODY_IDLE_TIMEOUT_MS="400") as found:
+        yield found
+        assert not any(run(found.settled).values())
+        assert run(lambda: ask(found.port, get("/livez"))).status == 200
+
+
+def test_an_endless_body_in_chunks(server: Target) -> None:
+    before = server.rss_bytes
+    server.reset_peak()
+    head = post(RELU, b"", CHUNKED)
+    read = run(lambda: endless(server, head, chunk))
+    assert read <= CAP_BYTES + READ_SLACK_BYTES
+    assert server.peak_rss_bytes - before <= 2 * CAP_BYTES + SLACK_BYTES
+
+
+def test_a_length_over_the_limit_is_refused_before_its_body(server: Target) -> None:
+    head = post(RELU, b"", {"Content-Length": str(CAP_BYTES + 1)})
+    assert run(lambda: endless(server, head, bytes)) <= READ_SLACK_BYTES
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_at_the_limit(server: Target, extra: int) -> None:
+    text = b'{"input":[1]'
+    body = text + b" " * (CAP_BYTES + extra - len(text) - 1) + b"}"
+    answer = run(lambda: ask(server.port, post(RELU, body)))
+    assert answer.status == (413 if extra > 0 else 200)
+
+
+@pytest.mark.parametrize("part", [b"[],", b"[0],", b"0,", b'"",', b"{},", b"[", b'{"a":'])
+def test_memory_for_a_json_bomb(server: Target, part: bytes) -> None:
+    head = b'{"input":['
+    body = head + part * ((CAP_BYTES - len(head)) // len(part))
+    answer, grown = at_cap(server, body, JSON)
+    assert answer.status in (400, 422)
+    assert len(answer.body) <= 8192
+    assert grown <= JSON_FACTOR * len(body) + SLACK_BYTES
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"\xff", b"{"])
+def test_memory_for_a_binary_bomb(server: Target, byte: bytes) -> None:
+    body = (4 * CAP_BYTES - 8).to_bytes(8, "little") + byte * (4 * CAP_BYTES - 8)
+    answer, grown = at_cap(server, body, SAFETENSORS)
+    assert answer.status == 400
+    assert grown <= BINARY_FACTOR * len(body) + SLACK_BYTES
+
+
+def test_a_flood_of_tiny_chunks(server: Target) -> None:
+    text = b'{"input":[1]'
+    body = text + b" " * (CHUNKS - len(text) - 1) + b"}"
+    pieces = b"".join(chunk(body[i : i + 1]) for i in range(len(body))) + chunk(b"")
+    before = server.rss_bytes
+    server.reset_peak()
+    answer = run(lambda: ask(server.port, post(RELU, pieces, CHUNKED)))
+    assert (answer.status, answer.json["output"]) == (200, [1.0])
+    assert server.peak_rss_bytes - before <= CAP_BYTES + 32 * MIB
+
+
+def test_a_body_shorter_than_its_length(server: Target) -> None:
+    request = post(RELU, b'{"input":[1]}', {"Content-Length": "100"})
+    assert run(lambda: ask(server.port, request)).status == 408
+
+
+def test_a_body_longer_than_its_length(server: Target) -> None:
+    async def twice() -> tuple[Answer, Answer]:
+        connection = await Connection.open(server.port)
+        body = b'{"input":[1]}'
+        first = await connection.ask(post(RELU, body + b"}}}\r\n\r\n", {"Content-Length": "13"}))
+        connection.expect()
+        return first, await asyncio.wait_for(connection.answer(), 5)
+
+    first, second = run(twice)
+    assert (first.status, second.status) in ((200, 400), (200, 0), (400, 0))

@@ -1,0 +1,99 @@
+"""Clients that leave while their request waits, is computed, printed or sent."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests._soak import rounds
+from tests.load._client import Connection, ask, get
+from tests.load._requests import HEAVY, SMALL, request
+from tests.load._target import Target, run, target
+
+NUMBER = rounds(30, 250)
+"""Clients that leave at each of the four stages."""
+ANSWER_NUMBERS = 400_000
+LONG_ANSWER = request("adaptive_avg_pool2d", (1, 1, 4, 4), output_size=[640, 640])
+"""Little to read and to compute, and 400,000 numbers to print and send."""
+Stage = Callable[[Target], Awaitable[None]]
+
+
+async def shed(server: Target) -> float:
+    """How many requests were given up because their client had left."""
+    text = (await ask(server.port, get("/metrics"))).body.decode()
+    found = re.search(r'lamina_shed_requests_total\{reason="client-left"\} ([0-9.e+]+)', text)
+    return float(found[1]) if found else 0.0
+
+
+async def leave_in_the_queue(server: Target) -> None:
+    """All but the first few wait, and leave before their turn."""
+    first = [await Connection.open(server.port) for _ in range(3)]
+    working = [asyncio.ensure_future(connection.ask(HEAVY)) for connection in first]
+    await asyncio.sleep(0.02)
+    waiting = [await Connection.open(server.port) for _ in range(NUMBER)]
+    for connection in waiting:
+        connection.transport.write(HEAVY)
+    await asyncio.sleep(0.05)
+    for connection in waiting:
+        connection.reset()
+    assert {(await answer).status for answer in working} == {200}
+    for connection in first:
+        connection.close()
+
+
+async def leave_while_computing(server: Target) -> None:
+    for _ in range(NUMBER):
+        connection = await Connection.open(server.port)
+        connection.transport.write(HEAVY)
+        await asyncio.sleep(0.03)
+        connection.reset()
+
+
+async def leave_while_printing(server: Target) -> None:
+    for number in range(NUMBER):
+        connection = await Connection.open(server.port)
+        connection.transport.write(LONG_ANSWER)
+        await asyncio.sleep(0.003 * (number % 10))
+        connection.reset()
+
+
+async def leave_while_sending(server: Target) -> None:
+    """Never read what comes, so that the service cannot send it all."""
+    for number in range(NUMBER):
+        connection = await Connection.open(server.port)
+        connection.transport.pause_reading()
+        connection.transport.write(LONG_ANSWER)
+        await asyncio.sleep(0.003 * (number % 10))
+        connection.reset()
+
+
+@pytest.mark.parametrize(
+    "stage", [leave_in_the_queue, leave_while_computing, leave_while_printing, leave_while_sending]
+)
+def test_clients_leave(stage: Stage) -> None:
+    settings = {"MAX_QUEUED_REQUESTS": "1000", "QUEUE_TIMEOUT_MS": "60000"}
+    with target(**settings, REQUEST_TIMEOUT_MS="60000") as server:
+
+        async def all_of_it() -> dict[str, float]:
+            for warm in (SMALL, HEAVY, LONG_ANSWER):
+                assert (await ask(server.port, warm)).status == 200
+            handles, before_s = server.handles, server.cpu_s
+            await ask(server.port, HEAVY)
+            one_s = server.cpu_s - before_s
+            before_s = server.cpu_s
+            await stage(server)
+            gauges = await server.settled(20)
+            if stage is leave_in_the_queue:
+                assert await shed(server) == NUMBER
+                assert server.cpu_s - before_s < one_s * (3 + NUMBER / 3), "they were computed"
+            for _ in range(100):
+                if server.handles == handles:
+                    break
+                await asyncio.sleep(0.02)
+            assert server.handles == handles
+            assert (await ask(server.port, SMALL)).status == 200
+            return gauges
+
+        gauges = run(all_of_it)
+    assert not any(gauges.values()), gauges

@@ -1,0 +1,115 @@
+"""Up to ten times more than the service can do: it does as much as before, and refuses the rest.
+
+Load comes in at fixed times, whatever became of earlier requests. `work` weighs each answer by
+what its kind takes of a core, so that many small answers do not hide the loss of large ones.
+"""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from tests._soak import SOAK, rounds
+from tests.load._client import PROBLEM, Connections
+from tests.load._open_loop import Sample, arrivals, closed_loop, kinds, open_loop, percentile
+from tests.load._requests import MIX, REQUESTS
+from tests.load._target import MIB, Target, run, target
+
+SECONDS = rounds(3, 30)
+LEVELS = (0.8, 1, 2, 5, 10) if SOAK else (1, 10)
+CLIENTS = 8
+RECOVERY_S = 5
+QUEUE_MS = 2000
+REFUSAL_P99_MS = 50
+LEAST_GOODPUT = 0.9 if SOAK else 0.6
+"""Of the most that it did at any level. In 3 s on a shared machine a tenth is noise."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What came of one level of load."""
+
+    load: float
+    sent: int
+    statuses: dict[int, int]
+    goodput: float
+    work: float
+    admitted_p99_ms: float
+    refused_p50_ms: float
+    refused_p99_ms: float
+    late_p99_ms: float
+    rss_mib: int
+
+
+def level(load: float, samples: Sequence[Sample], costs_ms: dict[str, float], rss: int) -> Level:
+    good = [one for one in samples if one.answer.status == 200]
+    refused = [one.took_ms for one in samples if one.answer.status == 503]
+    seconds = max(one.ended_s for one in samples) - min(one.planned_s for one in samples)
+    return Level(
+        load,
+        len(samples),
+        dict(Counter(one.answer.status for one in samples)),
+        round(len(good) / seconds, 1),
+        round(sum(costs_ms[one.kind] for one in good) / seconds / 1e3, 3),
+        round(percentile([one.took_ms for one in good], 0.99), 1),
+        round(percentile(refused, 0.5), 1),
+        round(percentile(refused, 0.99), 1),
+        round(percentile([(one.began_s - one.planned_s) * 1e3 for one in samples], 0.99), 1),
+        rss // MIB,
+    )
+
+
+async def costs(server: Target) -> dict[str, float]:
+    """What each kind takes of the service's core, ms."""
+    found, connections = {}, Connections(server.port)
+    for kind, request in REQUESTS.items():
+        number = 200 if kind == "small" else 10
+        before_s = server.cpu_s
+        for _ in range(number):
+            assert (await connections.ask(request)).status == 200
+        found[kind] = (server.cpu_s - before_s) / number * 1e3
+    connections.close()
+    return found
+
+
+async def climb(server: Target) -> tuple[float, list[Level], list[Sample], float]:
+    """The capacity, requests/s; each level; all samples; the share of work after the worst."""
+    costs_ms = await costs(server)
+    order = kinds(MIX, rounds(120, 600), seed=1)
+    samples = await closed_loop(server.port, REQUESTS, order, CLIENTS)
+    capacity = len(samples) / (max(s.ended_s for s in samples) - samples[0].began_s)
+    print(json.dumps({"capacity": capacity, "costs_ms": costs_ms}), file=sys.stderr)
+    found, everything = [], list[Sample]()
+    for load in LEVELS:
+        times = arrivals(capacity * load, SECONDS, seed=2)
+        plan = list(zip(times, kinds(MIX, len(times), seed=3), strict=True))
+        samples = await open_loop(server.port, REQUESTS, plan)
+        found.append(level(load, samples, costs_ms, server.rss_bytes))
+        print(json.dumps(asdict(found[-1])), file=sys.stderr)
+        everything += samples
+    samples = await closed_loop(server.port, REQUESTS, order, CLIENTS)
+    again = len(samples) / (max(s.ended_s for s in samples) - samples[0].began_s)
+    await asyncio.sleep(0)
+    return capacity, found, everything, again / capacity
+
+
+def test_overload() -> None:
+    with target() as server:
+        before = server.rss_bytes
+        capacity, levels, samples, recovered = run(lambda: climb(server))
+        gauges = run(server.settled)
+    statuses = Counter(one.answer.status for one in samples)
+    assert set(statuses) <= {200, 503}, statuses
+    for one in samples:
+        if one.answer.status == 503:
+            assert one.answer.headers["content-type"] == PROBLEM
+            assert 1 <= int(one.answer.headers["retry-after"]) <= 8
+            assert one.answer.json["type"] == "/errors/overloaded"
+    worst = levels[-1]
+    assert worst.statuses[503] > worst.sent / 2
+    for figure in ("goodput", "work"):
+        most = max(getattr(one, figure) for one in levels)
+        assert getattr(worst, figure) >= LEAST_GOODPUT * most, figure
+    assert not any(gauges.values()), gauges

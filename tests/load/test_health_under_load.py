@@ -1,0 +1,94 @@
+"""Health answers while the core is busy, the queues are full and the largest bodies come in."""
+
+import asyncio
+import http.client
+import threading
+import time
+from collections import Counter
+
+from tests._soak import SOAK, rounds
+from tests.load._client import Answer, Connections
+from tests.load._open_loop import percentile
+from tests.load._requests import HEAVY, WINDOWS, request
+from tests.load._target import Target, run, target
+
+PROBES = rounds(40, 600)
+RATE_HZ = 10
+LARGEST = request("relu", (1, 2_280_000))
+"""15 MiB of JSON."""
+P99_MS, MOST_MS = (50, 300) if SOAK else (2000, 4000)
+"""Where the core is shared with other work, the service's own share of it decides."""
+
+
+class Probes(threading.Thread):
+    """Asks for `path` at fixed times; how long each took from its time, ms."""
+
+    def __init__(self, port: int, path: str) -> None:
+        super().__init__()
+        self.took_ms: list[float] = []
+        self.missed = 0
+        self._port, self._path = port, path
+
+    def run(self) -> None:
+        begin_s = time.perf_counter()
+        for number in range(PROBES):
+            at_s = begin_s + number / RATE_HZ
+            time.sleep(max(0.0, at_s - time.perf_counter()))
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+                connection.request("GET", self._path)
+                answer = connection.getresponse()
+                answer.read()
+                connection.close()
+                self.missed += answer.status != 200
+            except OSError:
+                self.missed += 1
+            self.took_ms.append((time.perf_counter() - at_s) * 1e3)
+
+
+async def press(server: Target, probes: Probes) -> Counter[tuple[str, int]]:
+    """Keep the service busy until the probes are done; what it answered to what."""
+    connections, seen = Connections(server.port), Counter[tuple[str, int]]()
+
+    async def client(kind: str, work: bytes, pause_s: float) -> None:
+        while probes.is_alive():
+            answer: Answer = await connections.ask(work)
+            seen[kind, answer.status] += 1
+            if answer.status != 200:
+                await asyncio.sleep(pause_s)
+
+    await asyncio.gather(
+        *(client("heavy", HEAVY, 0.1) for _ in range(6)),
+        *(client("windows", WINDOWS, 0.3) for _ in range(8)),
+        *(client("largest", LARGEST, 0.01) for _ in range(3)),
+    )
+    connections.close()
+    return seen
+
+
+def test_health_under_load() -> None:
+    assert 14 << 20 < len(LARGEST) < 16 << 20
+    with target(MAX_QUEUED_REQUESTS="4", QUEUE_TIMEOUT_MS="30000") as server:
+        before_s, began_s = server.cpu_s, time.perf_counter()
+        probes = Probes(server.port, "/livez")
+        probes.start()
+        seen = run(lambda: press(server, probes))
+        probes.join()
+        busy = (server.cpu_s - before_s) / (time.perf_counter() - began_s)
+        gauges = run(server.settled)
+    found = {
+        "p50_ms": percentile(probes.took_ms, 0.5),
+        "p99_ms": percentile(probes.took_ms, 0.99),
+        "max_ms": max(probes.took_ms),
+        "busy": busy,
+        "seen": seen,
+    }
+    print(found)
+    assert seen["heavy", 200]
+    assert seen["heavy", 503] + seen["windows", 503], "the queues were never full"
+    assert seen["largest", 200]
+    assert {status for _, status in seen} == {200, 503}
+    assert not probes.missed
+    assert found["p99_ms"] <= P99_MS, found
+    assert found["max_ms"] <= MOST_MS, found
+    assert not any(gauges.values()), gauges
