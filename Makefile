@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test check conventions format openapi bench lock
+.PHONY: install run test check soak conventions format openapi bench lock
 install: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
@@ -25,6 +25,11 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m app.server.export --check
 	$(BIN)/pytest
+
+# The tests of reliability in full, hours; docs/reliability.md has what they measured.
+soak: install
+	$(BIN)/python -m pip install --quiet "atheris>=3"
+	SOAK=1 $(BIN)/pytest tests/fuzz tests/load tests/server tests/test_torch_is_safe.py
 
 format: install
 	$(BIN)/ruff format .

@@ -90,7 +90,7 @@ def torch_state() -> dict[str, object]:
         "mkldnn": torch.backends.mkldnn.flags,
         "denormals": float(tiny * 1),
         "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
-        "numpy": (np.geterr(), np.random.get_state()[1].tobytes()),  # type: ignore[index, union-attr]
+        "numpy": (np.geterr(), np.random.get_state()[1].tobytes()),  # type: ignore[index]
         "python": random.getstate(),
     }
 
