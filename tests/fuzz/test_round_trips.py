@@ -127,11 +127,13 @@ def test_safetensors(payload: TensorPayload, spaces: int) -> None:
         "data_offsets": [0, payload.data.nbytes],
     }
     header = json.dumps({"input": entry}).encode() + b" " * spaces
-    body = struct.pack("<Q", len(header)) + header + bytes(payload.data)
+    body = bytearray(struct.pack("<Q", len(header)) + header + bytes(payload.data))
     fields = safetensors.decode(body, {"input": TensorField()}, max_rank=8, max_list=1)
     read: Any = fields["input"]
     assert (read.dtype, read.shape, bytes(read.data)) == (*payload[:2], bytes(payload.data))
     assert fields["dtype"] == payload.dtype
+    assert np.frombuffer(read.data, DTYPES[read.dtype].storage).flags.aligned
+    assert not read.data.readonly
     written = b"".join(safetensors.encode({"output": read, "more": [payload]}))
     (length,) = struct.unpack("<Q", written[:8])
     entries = json.loads(written[8 : 8 + length])
