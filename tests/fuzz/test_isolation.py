@@ -129,8 +129,8 @@ def test_torch_stays_as_it_was(engine: Engine) -> None:
     rng, specs = random.Random(5), list(LAYERS.values())
     for _ in range(rounds(300, 10_000)):
         spec = rng.choice(specs)
-        body = random_body(rng, spec)
-        text = b"".join(json_codec.encode({k: wire(v) for k, v in body.items()}))
+        random_one = {name: wire(value) for name, value in random_body(rng, spec).items()}
+        text = b"".join(json_codec.encode(random_one))
         before = torch_state()
         try:
             answer(engine, spec.name, text)
