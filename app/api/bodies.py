@@ -1,6 +1,7 @@
 """What comes in and goes out: media types, the body and its limit."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 
 from starlette.requests import ClientDisconnect
@@ -15,6 +16,7 @@ from app.errors import (
     NotAcceptable,
     UnsupportedMedia,
 )
+from app.scheduling import clock
 
 LIMITS = {JSON: "max_json_body_bytes", SAFETENSORS: "max_binary_body_bytes"}
 """Which limit holds for a body of each media type."""
@@ -97,19 +99,25 @@ def body_length(headers: Headers, limit: int) -> int | None:
 
 
 async def read_body(
-    receive: Receive, length: int | None, limit: int, idle_timeout_ms: int
+    receive: Receive,
+    length: int | None,
+    limit: int,
+    idle_timeout_ms: int,
+    until_s: float = math.inf,
 ) -> bytes | bytearray:
     """The request's body, in one buffer of its `length` where that is known.
 
+    It must be there at `until_s` on `clock`: a byte now and then would hold its memory for days.
+
     Raises:
         BodyTooLarge: over the limit.
-        BodyTimeout: a pause of more than `idle_timeout_ms`.
+        BodyTimeout: a pause of more than `idle_timeout_ms`, or its time is over.
         ClientDisconnect: the client left.
 
     """
     body, end = bytearray(), 0
     while True:
-        message = await _next(receive, idle_timeout_ms)
+        message = await _next(receive, idle_timeout_ms, until_s)
         chunk: bytes = message.get("body", b"")
         if end + len(chunk) > limit:
             raise BodyTooLarge(f"expected at most {limit} bytes; the body has more")
@@ -123,11 +131,14 @@ async def read_body(
             return body
 
 
-async def _next(receive: Receive, idle_timeout_ms: int) -> Message:
+async def _next(receive: Receive, idle_timeout_ms: int, until_s: float) -> Message:
+    left_s = until_s - clock()
     try:
-        async with asyncio.timeout(idle_timeout_ms / 1e3):
+        async with asyncio.timeout(min(idle_timeout_ms / 1e3, left_s)):
             message = await receive()
     except TimeoutError:
+        if left_s * 1e3 < idle_timeout_ms:
+            raise BodyTimeout("the body was not there when the request's time was over") from None
         raise BodyTimeout(f"no byte of the body came for {idle_timeout_ms} ms") from None
     if message["type"] == "http.disconnect":
         raise ClientDisconnect

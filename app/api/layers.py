@@ -136,8 +136,8 @@ class LayerService:
         """
         length = body_length(headers, most_bytes)
         await claim.take_body(need_bytes(most_bytes if length is None else length))
-        idle_ms = self.limits["body_idle_timeout_ms"]
-        body = await read_body(receive, length, most_bytes, idle_ms)
+        idle_ms, until_s = self.limits["body_idle_timeout_ms"], claim.patience.deadline_s
+        body = await read_body(receive, length, most_bytes, idle_ms, until_s)
         claim.patience.watch(receive)
         return body
 

@@ -19,7 +19,7 @@ class Patience:
     """How long one request waits; `deadline_s` is on `clock`."""
 
     def __init__(self, deadline_s: float) -> None:
-        self._deadline_s = deadline_s
+        self.deadline_s = deadline_s
         self._gone: Callable[[], Awaitable[object]] | None = None
         self._watch: asyncio.Future[object] | None = None
 
@@ -37,7 +37,7 @@ class Patience:
         """
         if self._watch is not None and self._watch.done():
             raise Abandoned
-        if clock() >= self._deadline_s:
+        if clock() >= self.deadline_s:
             raise DeadlineExceeded("the request's time was over before its answer was ready")
 
     async def wait(self, future: asyncio.Future[T], timeout_s: float | None = None) -> T:
@@ -51,7 +51,7 @@ class Patience:
         """
         if self._watch is None and self._gone is not None:
             self._watch = asyncio.ensure_future(self._gone())
-        left_s = self._deadline_s - clock()
+        left_s = self.deadline_s - clock()
         await asyncio.wait(
             (future, self._watch) if self._watch else (future,),
             timeout=left_s if timeout_s is None else min(left_s, timeout_s),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psutil
 import uvloop
 
-from tests._server import serving
+from tests._server import started
 from tests.load._client import ask, get
 
 MIB = 1 << 20
@@ -79,8 +79,7 @@ class Target:
 
 @contextmanager
 def target(
-    log: Path | None = None,
-    module: str = "app.server.cli",
+    app: str = "app.server.cli",
     around: AbstractContextManager[object] | None = None,
     **settings: str,
 ) -> Iterator[Target]:
@@ -89,20 +88,19 @@ def target(
     `around` is entered while the service starts.
     """
     cores = sorted(os.sched_getaffinity(0))
+    given = {"LOG_LEVEL": "warning", "DRAIN_DELAY_MS": "0"} | settings
     os.sched_setaffinity(0, cores[:1])
     try:
         with ExitStack() as stack:
             with around or nullcontext():
-                settings = {"LOG_LEVEL": "warning"} | settings
-                port = stack.enter_context(serving(log=log, module=module, **settings))
+                server = stack.enter_context(
+                    started(log=Path(os.devnull), app=app, settings=given)
+                )
             os.sched_setaffinity(0, cores[1:] or cores)
-            yield Target(port, _child(port))
+            yield Target(server.port, psutil.Process(server.process.pid))
+            assert server.stop()[0] == 0
     finally:
         os.sched_setaffinity(0, cores)
-
-
-def _child(port: int) -> psutil.Process:
-    return next(c for c in psutil.Process().children() if str(port) in c.cmdline())
 
 
 def run(main: Callable[[], Awaitable[T]]) -> T:

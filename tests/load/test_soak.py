@@ -119,9 +119,9 @@ async def quiet(server: Target) -> tuple[int, int]:
     return before
 
 
-def soak(module: str, number: int) -> Growth:
+def soak(app: str, number: int) -> Growth:
     chance = random.Random(7)
-    with target(module=module) as server:
+    with target(app=app) as server:
 
         async def whole() -> Growth:
             await drive(server, WARM_UP, chance)
