@@ -15,8 +15,11 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
 run: install
 	$(BIN)/lamina serve
 
+# Side by side, but for those that measure a server beside others.
+ALONE := tests/load tests/server
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 $(addprefix --ignore=,$(ALONE))
+	$(BIN)/pytest $(ALONE)
 
 check: install
 	$(BIN)/ruff format --check .
@@ -24,7 +27,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m app.server.export --check
-	$(BIN)/pytest
+	$(MAKE) test
 
 # The tests of reliability in full, hours; docs/reliability.md has what they measured.
 soak: install
