@@ -93,9 +93,7 @@ def target(
     try:
         with ExitStack() as stack:
             with around or nullcontext():
-                server = stack.enter_context(
-                    started(log=Path(os.devnull), app=app, settings=given)
-                )
+                server = stack.enter_context(started(log=Path(os.devnull), app=app, settings=given))
             os.sched_setaffinity(0, cores[1:] or cores)
             yield Target(server.port, psutil.Process(server.process.pid))
             assert server.stop()[0] == 0
