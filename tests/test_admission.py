@@ -1,6 +1,8 @@
 """Admission: turns and bytes in order, early refusals, deadlines, nothing held at the end."""
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -102,7 +104,7 @@ async def test_who_gives_up_lets_the_next_pass_and_returns_what_it_got_meanwhile
 async def test_turns_refuse_what_would_wait_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    turns = Turns("a turn", 1, 10, timeout_s=2)
+    turns = Turns("a turn", 1, 10, timeout_s=4)
     for _ in range(3):
         await turns.take(1, endless)
         now += 0.9
@@ -235,3 +237,17 @@ def test_the_budget_follows_the_containers_memory(tmp_path: Path) -> None:
     assert memory_budget(1, 16 * MIB, tmp_path) == 64 * MIB
     (tmp_path / "memory.max").write_text("max\n")
     assert memory_budget(1, 16 * MIB, tmp_path) == memory_budget(1, 16 * MIB, tmp_path / "no")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own")
+def test_threads_give_way_to_the_event_loop() -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    threads = Threads(lambda team: None, 1, gpu=False)
+    found = {
+        executor.submit(niceness).result()
+        for executor in (threads.large, threads.small, threads.codec)
+    }
+    threads.close()
+    assert min(found) > niceness()

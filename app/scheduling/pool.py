@@ -8,6 +8,10 @@ from collections.abc import Awaitable, Callable
 from app.errors import Overloaded
 
 NEWEST_WEIGHT = 0.2
+EXPECTED_SHARE = 0.6
+"""Longest expected wait, of the longest allowed one: work differs, and a request that waits in vain
+hears of it late.
+"""
 Wait = Callable[[asyncio.Future[None]], Awaitable[None]]
 
 
@@ -116,7 +120,7 @@ class Turns(Pool):
         """
         super().check_room(amount)
         wait_s = (self.waiting + 1) * self._pace_s
-        if not self._fits(amount) and wait_s > self._timeout_s:
+        if not self._fits(amount) and wait_s > EXPECTED_SHARE * self._timeout_s:
             raise Overloaded(f"the wait for {self.name} is about {wait_s:.1f} s", wait_s)
 
     def give(self, amount: int) -> None:

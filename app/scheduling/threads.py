@@ -1,7 +1,12 @@
 """The threads that help the event loop."""
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+NICENESS = 5
 
 
 class Threads:
@@ -13,11 +18,24 @@ class Threads:
     """
 
     def __init__(self, prepare: Callable[[int], object], team: int, *, gpu: bool) -> None:
-        self.large = ThreadPoolExecutor(1, "compute", prepare, (team,))
-        self.small = self.large if gpu else ThreadPoolExecutor(1, "small", prepare, (1,))
-        self.codec = ThreadPoolExecutor(1, "codec")
+        def begin(team: int) -> None:
+            yield_to_event_loop()
+            prepare(team)
+
+        self.large = ThreadPoolExecutor(1, "compute", begin, (team,))
+        self.small = self.large if gpu else ThreadPoolExecutor(1, "small", begin, (1,))
+        self.codec = ThreadPoolExecutor(1, "codec", yield_to_event_loop)
 
     def close(self) -> None:
         """Finish what runs and stop."""
         for executor in (self.large, self.small, self.codec):
             executor.shutdown(cancel_futures=True)
+
+
+def yield_to_event_loop() -> None:
+    """Let the event loop, which answers health and refuses, run first where cores are few.
+
+    Linux keeps a niceness for each thread, and threads pass theirs on to those they start.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -42,10 +42,10 @@ class MemoryGroup:
 @contextmanager
 def memory_group(limit_bytes: int) -> Iterator[MemoryGroup | None]:
     """A group with this limit; None where this process may not make one."""
-    own = dict(
-        (line.split(":")[1], line.strip().split(":")[2])
+    own = {
+        line.split(":")[1]: line.split(":")[2]
         for line in Path("/proc/self/cgroup").read_text().splitlines()
-    )
+    }
     version = 1 if "memory" in own else 2
     place = ROOT / "memory" if version == 1 else ROOT
     parent = place / own.get("memory", own.get("", "/")).lstrip("/")

@@ -48,8 +48,11 @@ async def _pass_on(
         writer.write_eof()
 
 
+STRAIGHT = Way()
+
+
 @asynccontextmanager
-async def proxy(port: int, *, up: Way = Way(), down: Way = Way()) -> AsyncIterator[int]:
+async def proxy(port: int, *, up: Way = STRAIGHT, down: Way = STRAIGHT) -> AsyncIterator[int]:
     """The port of a proxy to `port`: requests go `up`, answers come `down`."""
     tasks = set[asyncio.Task[None]]()
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests._soak import rounds
 from tests.load._client import Answer, ask, get, post
-from tests.load._proxy import Way, proxy
+from tests.load._proxy import STRAIGHT, Way, proxy
 from tests.load._requests import MEDIUM, request
 from tests.load._target import Target, run, target
 
@@ -29,7 +29,7 @@ def server() -> Iterator[Target]:
         assert run(lambda: ask(found.port, get("/livez"))).status == 200
 
 
-def through(server: Target, work: bytes, *, up: Way = Way(), down: Way = Way()) -> Answer:
+def through(server: Target, work: bytes, *, up: Way = STRAIGHT, down: Way = STRAIGHT) -> Answer:
     """The answer to a request by way of the proxy."""
 
     async def whole() -> Answer:

@@ -1,7 +1,7 @@
 """Bodies that are too long, lie about their length, or want much memory for what they are."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -55,9 +55,12 @@ def at_cap(server: Target, body: bytes, kind: str) -> tuple[Answer, int]:
 
 
 @pytest.fixture(scope="module")
-def server():  # type: ignore[no-untyped-def]
-    limits = {"MAX_JSON_BODY_BYTES": str(CAP_BYTES), "MAX_BINARY_BODY_BYTES": str(4 * CAP_BYTES)}
-    with target(**limits, BODY_IDLE_TIMEOUT_MS="400") as found:
+def server() -> Iterator[Target]:
+    with target(
+        MAX_JSON_BODY_BYTES=str(CAP_BYTES),
+        MAX_BINARY_BODY_BYTES=str(4 * CAP_BYTES),
+        BODY_IDLE_TIMEOUT_MS="400",
+    ) as found:
         yield found
         assert not any(run(found.settled).values())
         assert run(lambda: ask(found.port, get("/livez"))).status == 200

@@ -72,8 +72,9 @@ async def leave_while_sending(server: Target) -> None:
     "stage", [leave_in_the_queue, leave_while_computing, leave_while_printing, leave_while_sending]
 )
 def test_clients_leave(stage: Stage) -> None:
-    settings = {"MAX_QUEUED_REQUESTS": "1000", "QUEUE_TIMEOUT_MS": "60000"}
-    with target(**settings, REQUEST_TIMEOUT_MS="60000") as server:
+    with target(
+        MAX_QUEUED_REQUESTS="1000", QUEUE_TIMEOUT_MS="60000", REQUEST_TIMEOUT_MS="60000"
+    ) as server:
 
         async def all_of_it() -> dict[str, float]:
             for warm in (SMALL, HEAVY, LONG_ANSWER):

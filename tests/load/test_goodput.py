@@ -4,7 +4,6 @@ Load comes in at fixed times, whatever became of earlier requests. `work` weighs
 what its kind takes of a core, so that many small answers do not hide the loss of large ones.
 """
 
-import asyncio
 import json
 import sys
 from collections import Counter
@@ -19,12 +18,15 @@ from tests.load._target import MIB, Target, run, target
 
 SECONDS = rounds(3, 30)
 LEVELS = (0.8, 1, 2, 5, 10) if SOAK else (1, 10)
-CLIENTS = 8
-RECOVERY_S = 5
+CLIENTS = 3
+"""Of the closed loop: enough to keep the core busy, too few for a queue."""
 QUEUE_MS = 2000
-REFUSAL_P99_MS = 50
-LEAST_GOODPUT = 0.9 if SOAK else 0.6
-"""Of the most that it did at any level. In 3 s on a shared machine a tenth is noise."""
+REFUSAL_P50_MS = 50 if SOAK else 1000
+MOST_GROWTH_MIB = 128
+LEAST_GOODPUT, LEAST_RECOVERY = (0.75, 0.9) if SOAK else (0.3, 0.3)
+"""Of the most at any level; each refusal takes half a millisecond of the one core. In 3 s on a core
+that is shared with other work, only a collapse shows.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,12 @@ class Level:
     refused_p99_ms: float
     late_p99_ms: float
     rss_mib: int
+    cpu: float
 
 
-def level(load: float, samples: Sequence[Sample], costs_ms: dict[str, float], rss: int) -> Level:
+def level(
+    load: float, samples: Sequence[Sample], costs_ms: dict[str, float], rss: int, cpu_s: float
+) -> Level:
     good = [one for one in samples if one.answer.status == 200]
     refused = [one.took_ms for one in samples if one.answer.status == 503]
     seconds = max(one.ended_s for one in samples) - min(one.planned_s for one in samples)
@@ -58,6 +63,7 @@ def level(load: float, samples: Sequence[Sample], costs_ms: dict[str, float], rs
         round(percentile(refused, 0.99), 1),
         round(percentile([(one.began_s - one.planned_s) * 1e3 for one in samples], 0.99), 1),
         rss // MIB,
+        round(cpu_s / seconds, 3),
     )
 
 
@@ -74,31 +80,36 @@ async def costs(server: Target) -> dict[str, float]:
     return found
 
 
-async def climb(server: Target) -> tuple[float, list[Level], list[Sample], float]:
-    """The capacity, requests/s; each level; all samples; the share of work after the worst."""
-    costs_ms = await costs(server)
-    order = kinds(MIX, rounds(120, 600), seed=1)
+async def unhurried(server: Target) -> float:
+    """Requests/s of a few clients that wait for their answers; all are served."""
+    order = kinds(MIX, rounds(100, 600), seed=1)
     samples = await closed_loop(server.port, REQUESTS, order, CLIENTS)
-    capacity = len(samples) / (max(s.ended_s for s in samples) - samples[0].began_s)
+    assert {one.answer.status for one in samples} == {200}
+    return len(samples) / (max(s.ended_s for s in samples) - min(s.began_s for s in samples))
+
+
+async def climb(server: Target) -> tuple[list[Level], list[Sample], float]:
+    """Each level; all samples; the capacity just after the worst, to the one before all."""
+    costs_ms = await costs(server)
+    capacity = await unhurried(server)
     print(json.dumps({"capacity": capacity, "costs_ms": costs_ms}), file=sys.stderr)
     found, everything = [], list[Sample]()
     for load in LEVELS:
         times = arrivals(capacity * load, SECONDS, seed=2)
         plan = list(zip(times, kinds(MIX, len(times), seed=3), strict=True))
+        before_s = server.cpu_s
         samples = await open_loop(server.port, REQUESTS, plan)
-        found.append(level(load, samples, costs_ms, server.rss_bytes))
+        cpu_s = server.cpu_s - before_s
+        found.append(level(load, samples, costs_ms, server.rss_bytes, cpu_s))
         print(json.dumps(asdict(found[-1])), file=sys.stderr)
         everything += samples
-    samples = await closed_loop(server.port, REQUESTS, order, CLIENTS)
-    again = len(samples) / (max(s.ended_s for s in samples) - samples[0].began_s)
-    await asyncio.sleep(0)
-    return capacity, found, everything, again / capacity
+    return found, everything, await unhurried(server) / capacity
 
 
 def test_overload() -> None:
     with target() as server:
         before = server.rss_bytes
-        capacity, levels, samples, recovered = run(lambda: climb(server))
+        levels, samples, recovered = run(lambda: climb(server))
         gauges = run(server.settled)
     statuses = Counter(one.answer.status for one in samples)
     assert set(statuses) <= {200, 503}, statuses
@@ -107,9 +118,13 @@ def test_overload() -> None:
             assert one.answer.headers["content-type"] == PROBLEM
             assert 1 <= int(one.answer.headers["retry-after"]) <= 8
             assert one.answer.json["type"] == "/errors/overloaded"
-    worst = levels[-1]
-    assert worst.statuses[503] > worst.sent / 2
+    first, worst = levels[0], levels[-1]
+    assert worst.statuses[503] > worst.sent / 5
     for figure in ("goodput", "work"):
         most = max(getattr(one, figure) for one in levels)
         assert getattr(worst, figure) >= LEAST_GOODPUT * most, figure
+    assert worst.refused_p50_ms <= REFUSAL_P50_MS
+    assert worst.admitted_p99_ms <= QUEUE_MS + max(2 * first.admitted_p99_ms, QUEUE_MS)
+    assert worst.rss_mib - before // MIB <= MOST_GROWTH_MIB
+    assert recovered >= LEAST_RECOVERY
     assert not any(gauges.values()), gauges

@@ -1,4 +1,4 @@
-"""As many of the largest requests at a time as there are clients, in a container of a given size."""
+"""Many of the largest requests at a time, in a container of a given size."""
 
 import asyncio
 from collections import Counter
