@@ -25,6 +25,8 @@ from tests.test_torch_is_safe import random_body
 Body = dict[str, Any]
 EXAMPLES = settings(max_examples=rounds(40, 800), deadline=None)
 ENGINE = Engine("cpu", LIMITS)
+ODD = st.integers(0, 19).map(lambda number: int(number == 19) - int(number == 18))
+"""Mostly 0, now and then what makes a number not fit."""
 
 
 class Case(NamedTuple):
@@ -61,9 +63,9 @@ def dtype_of(draw: st.DrawFn) -> torch.dtype:
     return draw(st.sampled_from([torch.float32, torch.float64]))
 
 
-def image(draw: st.DrawFn, dims: int, dtype: torch.dtype) -> torch.Tensor:
+def image(draw: st.DrawFn, dims: int, dtype: torch.dtype, groups: int = 1) -> torch.Tensor:
     rows = draw(st.lists(st.integers(1, 9), min_size=dims, max_size=dims))
-    shape = [draw(st.integers(1, 3)), draw(st.integers(1, 6)), *rows]
+    shape = [draw(st.integers(1, 3)), groups * draw(st.integers(1, 3)), *rows]
     return tensor(draw, shape, dtype)
 
 
@@ -107,18 +109,19 @@ def adaptive_pools(draw: st.DrawFn, dims: int, kind: str) -> Case:
 
 @st.composite
 def convs(draw: st.DrawFn, dims: int) -> Case:
-    x = image(draw, dims, dtype_of(draw))
-    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 0]))
-    own = max(1, x.shape[1] // max(groups, 1)) + draw(st.sampled_from([0] * 9 + [1]))
-    out = groups * draw(st.integers(1, 3)) + draw(st.sampled_from([0] * 9 + [1]))
+    groups = draw(st.integers(1, 3))
+    x = image(draw, dims, dtype_of(draw), groups)
+    own = max(1, x.shape[1] // groups + draw(ODD))
+    out = max(1, groups * draw(st.integers(1, 3)) + draw(ODD))
+    groups += draw(ODD)
     weight = tensor(draw, [out, own, *sizes_list(draw, dims)], x.dtype)
     options: Body = {
         "stride": sizes(draw, dims, 1, 3),
         "padding": sizes(draw, dims, 0, 3),
-        "dilation": sizes(draw, dims, 1, 2),
+        "dilation": draw(st.just(1) | st.integers(0, 2)),
         "groups": groups,
     }
-    bias = tensor(draw, [weight.shape[0] + draw(st.sampled_from([0] * 9 + [1]))], x.dtype)
+    bias = tensor(draw, [weight.shape[0] + draw(ODD)], x.dtype)
     conv = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
     return Case(
         {"input": x, "weight": weight, "bias": bias, **options},
@@ -127,13 +130,13 @@ def convs(draw: st.DrawFn, dims: int) -> Case:
 
 
 def sizes_list(draw: st.DrawFn, dims: int) -> list[int]:
-    return draw(st.lists(st.integers(1, 4), min_size=dims, max_size=dims))
+    return draw(st.lists(st.integers(1, 3), min_size=dims, max_size=dims))
 
 
 @st.composite
 def batch_norms(draw: st.DrawFn, dims: int) -> Case:
     x = image(draw, dims, dtype_of(draw))
-    channels, training = x.shape[1] + draw(st.sampled_from([0] * 9 + [1])), draw(st.booleans())
+    channels, training = x.shape[1] + draw(ODD), draw(st.booleans())
     mean, var, weight, bias = (tensor(draw, [channels], x.dtype).abs() + 0.5 for _ in range(4))
     eps = draw(st.sampled_from([1e-5, 0.1, 1.0]))
     momentum = draw(st.sampled_from([0.1, 0.0, 1.0]))
@@ -146,8 +149,9 @@ def batch_norms(draw: st.DrawFn, dims: int) -> Case:
 
 @st.composite
 def group_norms(draw: st.DrawFn) -> Case:
-    x = image(draw, draw(st.integers(0, 3)), dtype_of(draw))
-    groups, eps = draw(st.integers(0, 7)), draw(st.sampled_from([1e-5, 0.1]))
+    groups, eps = draw(st.integers(1, 3)), draw(st.sampled_from([1e-5, 0.1]))
+    x = image(draw, draw(st.integers(0, 3)), dtype_of(draw), groups)
+    groups += draw(ODD | st.just(0))
     weight, bias = (tensor(draw, [x.shape[1]], x.dtype) for _ in range(2))
     return Case(
         {"input": x, "num_groups": groups, "eps": eps, "weight": weight, "bias": bias},
@@ -220,9 +224,8 @@ def one_value_a_group(body: Body) -> bool:
 
 
 ANSWERED_HERE_ALONE: Mapping[str, Callable[[Body], bool]] = {
-    # Torch's 2d holds the padding against what a dilated kernel spans, its 1d and 3d do not.
-    "max_pool1d": dilated_padding,
-    "max_pool3d": dilated_padding,
+    # Torch holds the padding against the kernel, not against what it spans with its dilation.
+    **{f"max_pool{dims}d": dilated_padding for dims in (1, 2, 3)},
     # Torch's 1d and 2d look at the padded input, its 3d does not.
     "avg_pool3d": longer_than_the_input,
     # Torch refuses one value in one sample; in two samples its variance of one value is rounding.
@@ -301,7 +304,7 @@ def test_the_same_bits_or_both_refuse(layer: str) -> None:
         answered += check_same(layer, case)
 
     check()
-    assert answered > EXAMPLES.max_examples / 8
+    assert answered > EXAMPLES.max_examples / 10
 
 
 def shape_request(spec: LayerSpec, body: Body) -> Body:
