@@ -77,6 +77,9 @@ class Connection(asyncio.Protocol):
         return await self._done
 
     def close(self) -> None:
+        """End the connection; what is not sent yet is dropped."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
         self.transport.close()
 
     def reset(self) -> None:

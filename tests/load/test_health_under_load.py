@@ -60,7 +60,7 @@ async def press(server: Target, probes: Probes) -> Counter[tuple[str, int]]:
     await asyncio.gather(
         *(client("heavy", HEAVY, 0.1) for _ in range(6)),
         *(client("windows", WINDOWS, 0.3) for _ in range(8)),
-        *(client("largest", LARGEST, 0.01) for _ in range(3)),
+        *(client("largest", LARGEST, 0.1) for _ in range(3)),
     )
     connections.close()
     return seen
