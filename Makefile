@@ -15,8 +15,8 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
 run: install
 	$(BIN)/lamina serve
 
-# Side by side, but for those that measure a server beside others.
-ALONE := tests/load tests/server
+# Side by side, but for those that measure.
+ALONE := tests/load tests/server tests/test_cost.py tests/test_torch_is_safe.py
 test: install
 	$(BIN)/pytest -n 2 $(addprefix --ignore=,$(ALONE))
 	$(BIN)/pytest $(ALONE)
