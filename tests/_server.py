@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO
 
 Log = Path | IO[bytes]
+START_S = 120.0
+"""A machine with much else to do may take so long."""
 
 
 @dataclass
@@ -62,7 +64,8 @@ def started(
     with open(log, "wb") if isinstance(log, Path) else nullcontext(log) as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
     try:
-        for _ in range(600):
+        begun = time.perf_counter()
+        while process.poll() is None and time.perf_counter() < begun + START_S:
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break

@@ -33,6 +33,7 @@ SPARE_CONNECTIONS = 256
 CROWDED = 0.75
 """The share of `max_connections` from which on idle connections stay open for a second only."""
 CROWDED_IDLE_S = 1.0
+NEWCOMER_S = 0.5
 MAX_PIPELINED = 16
 MAX_SMALL_CHUNKS = 1 << 16
 SMALL_CHUNK_BYTES = 16
@@ -344,8 +345,13 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         elif self._phase == BODY:
             self.linger()
-        elif not (self._phase == HEAD and self._head_bytes) and not self._unread():
+        elif not self._expects_more() and not self._unread():
             self.transport.close()
+
+    def _expects_more(self) -> bool:
+        """Whether a request has begun to come in, or a client that is new has still to speak."""
+        age_s = time.perf_counter() - self._head_began
+        return self._phase == HEAD and (self._head_bytes > 0 or age_s < NEWCOMER_S)
 
     def _unread(self) -> int:
         """How many bytes the kernel holds for us."""

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -28,8 +29,6 @@ SWEEP_S = 0.5
 LOST_S = 1.0
 """For how long what runs on a failed device may still be answered."""
 DEVICE_LOST = 70
-POLLS = 3
-"""Rounds of the event loop in which it accepts what waits: closing the listener resets that."""
 
 
 class Server(uvicorn.Server):
@@ -107,12 +106,7 @@ class Server(uvicorn.Server):
         self._signalled_at = self._signalled_at or time.perf_counter()
         logger.info("draining: taking requests for %g s more", self._delay_s)
         await self._serve_on()
-        for _ in range(POLLS):
-            await asyncio.sleep(0)
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
-            listener.close()
+        await self._stop_listening(sockets or [])
         await self._finish()
         if self._cut_off:
             leave()  # the app's own end may wait for what was cut off
@@ -132,6 +126,23 @@ class Server(uvicorn.Server):
             ticks += 1
             await self.on_tick(ticks)
 
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Closing a listener resets the connections that it has not accepted: accept them first."""
+        waiting = []
+        for server in self.servers:
+            for listener in server.sockets:
+                waiting += accept_all(listener.fileno())
+            server.close()
+        for own in sockets:
+            own.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        state = self.lifespan.state
+        return Protocol(self.config, self.server_state, state, asyncio.get_running_loop())
+
     async def _finish(self) -> None:
         margin_s = min(2.0, self._grace_s / 4)
         last = self._signalled_at + self._grace_s
@@ -143,9 +154,6 @@ class Server(uvicorn.Server):
             for task in list(self.server_state.tasks):
                 task.cancel()
         await self._wait_until(last - margin_s / 2)
-        for connection in self._open():
-            connection.transport.abort()
-        await asyncio.sleep(0)
 
     async def _wait_until(self, deadline: float) -> None:
         """Wait for requests and connections to end."""
@@ -157,3 +165,13 @@ class Server(uvicorn.Server):
 
     def _open(self) -> list[Protocol]:
         return [c for c in self.server_state.connections if isinstance(c, Protocol)]
+
+
+def accept_all(descriptor: int) -> list[socket.socket]:
+    """The connections that wait at a listener."""
+    found = []
+    with socket.socket(fileno=os.dup(descriptor)) as listener, suppress(OSError):
+        listener.setblocking(False)
+        while True:
+            found.append(listener.accept()[0])
+    return found

@@ -106,7 +106,7 @@ def test_what_came_before_the_signal_is_answered(tmp_path: Path, sig: signal.Sig
 
 
 def test_the_delay(tmp_path: Path) -> None:
-    with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "1500"}) as server:
+    with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "2500"}) as server:
         idle = server.connect()
         assert exchange(server, closing("/ready")).statuses == [200]
         server.process.send_signal(signal.SIGTERM)
@@ -115,11 +115,11 @@ def test_the_delay(tmp_path: Path) -> None:
         assert heard.statuses == [503]
         assert b"connection: close" in heard.data
         # Once a second the headers are made anew.
-        time.sleep(0.6)
+        time.sleep(1.2)
         assert b"connection: close" in exchange(server, get("/livez")).data
         idle.sendall(get("/livez"))
         assert hear(idle, time.perf_counter()).statuses == [200]
-        time.sleep(0.7)
+        time.sleep(1)
         with pytest.raises(ConnectionRefusedError):
             server.connect()
         assert server.process.wait(10) == 0

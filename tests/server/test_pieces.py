@@ -72,3 +72,10 @@ def test_bytes_one_by_one() -> None:
         whole = asyncio.run(outcome([stream] if stream else []))
         single = [bytes([byte]) for byte in stream[:2000]] + [stream[2000:]]
         assert asyncio.run(outcome([piece for piece in single if piece])) == whole
+
+
+def test_a_head_behind_a_large_body_in_the_same_piece_is_not_large() -> None:
+    stream = post("/a", bytes(100_000)) + get("/b")
+    whole = asyncio.run(outcome([stream]))
+    assert len(whole[0]) == 2
+    assert asyncio.run(outcome([stream[:-5], stream[-5:]])) == whole
