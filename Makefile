@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test check conventions format openapi bench lock
+.PHONY: install run test check soak conventions format openapi bench lock
 install: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
@@ -15,8 +15,11 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
 run: install
 	$(BIN)/lamina serve
 
+# Side by side, but for those that measure a server beside others.
+ALONE := tests/load tests/server
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 $(addprefix --ignore=,$(ALONE))
+	$(BIN)/pytest $(ALONE)
 
 check: install
 	$(BIN)/ruff format --check .
@@ -24,7 +27,12 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m app.server.export --check
-	$(BIN)/pytest
+	$(MAKE) test
+
+# The tests of reliability in full, hours; docs/reliability.md has what they measured.
+soak: install
+	$(BIN)/python -m pip install --quiet "atheris>=3"
+	SOAK=1 $(BIN)/pytest tests/fuzz tests/load tests/server tests/test_torch_is_safe.py
 
 format: install
 	$(BIN)/ruff format .

@@ -9,26 +9,23 @@ from secrets import token_hex
 from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
 from app.api.access_log import AccessLog
-from app.api.guard import Guard
+from app.api.guard import guarded
 from app.api.headers import NOSNIFF, WithHeaders
 from app.api.health import Readiness
-from app.api.keys import Keys
 from app.api.labels import Labels
 from app.api.layers import Compute, Front, LayerService, build_router
 from app.api.logs import request_logger
 from app.api.metrics import Metrics
-from app.api.rates import Rates
 from app.api.tracing import UNTRACED, Telemetry
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
-from app.errors import LaminaError
 from app.layers import LAYERS, LayerSpec
 from app.scheduling import INLINE_MS, Admission, Threads, memory_budget
 from app.schemas.options import CONVENTIONS
@@ -101,20 +98,9 @@ def create_app(
     protocol = v2.build_router(services, metrics, readiness)
     front = Front(app, computes, v2.build_app(protocol))
     labels = Labels([*app.routes, *protocol.routes], layers)
-    return _wrapped(problems.CatchAll(_guarded(front, settings)), settings, labels)
-
-
-def _guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Behind keys and rates, where the settings ask for them."""
-    keys = settings.read_keys()
-    rate = settings.max_requests_per_minute
-    if not keys and rate is None:
-        return app
-    return Guard(app, Keys(keys) if keys else None, Rates(rate) if rate else None, _refusal)
-
-
-def _refusal(path: str, error: LaminaError) -> Response:
-    return v2.problem(error) if v2.owns(path) else problems.problem(error)
+    keys, rate = settings.read_keys(), settings.max_requests_per_minute
+    guard = guarded(front, keys, rate, v2.refusal)
+    return _wrapped(problems.CatchAll(guard), settings, labels)
 
 
 def _with_budget(settings: Settings) -> Settings:

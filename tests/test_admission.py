@@ -12,7 +12,7 @@ import pytest
 
 from app.errors import BodyTooLarge, DeadlineExceeded, OutputTooLarge, Overloaded
 from app.scheduling import Abandoned, Admission, Claim, Patience, Threads, clock, memory_budget
-from app.scheduling.claims import LARGE_TURNS, SMALL_BYTES, SMALL_MS
+from app.scheduling.claims import LARGE_TURNS, SMALL_MS
 from app.scheduling.pool import Pool, Turns
 
 pytestmark = pytest.mark.anyio
@@ -124,8 +124,8 @@ async def test_turns_refuse_what_would_wait_too_long(monkeypatch: pytest.MonkeyP
 async def test_a_large_body_leaves_room_for_small_ones(admission: Admission) -> None:
     large, small = claim_of(admission), claim_of(admission)
     await large.take_body(admission.large.bodies.size)
-    await small.take_body(SMALL_BYTES)
-    assert admission.reserved_bytes == admission.large.bodies.size + SMALL_BYTES
+    await small.take_body(admission.small_bytes)
+    assert admission.reserved_bytes == admission.large.bodies.size + admission.small_bytes
     for claim in (large, small):
         claim.close()
     assert is_empty(admission)
@@ -165,11 +165,11 @@ async def test_a_full_lane_refuses_before_the_body_is_read(admission: Admission)
     await until(lambda: admission.queued == 4)
     late = claim_of(admission)
     with pytest.raises(Overloaded):
-        await late.take_body(SMALL_BYTES + 1)
+        await late.take_body(admission.small_bytes + 1)
     assert admission.reserved_bytes == 0
     late.close()
     small = claim_of(admission)
-    await small.take_body(SMALL_BYTES)
+    await small.take_body(admission.small_bytes)
     small.close()
     for claim in holders:
         claim.close()

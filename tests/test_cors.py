@@ -109,6 +109,7 @@ async def test_preflights(http: httpx.AsyncClient) -> None:
         assert "Access-Control-Allow-Credentials" not in answer.headers
         assert "origin" in names(answer.headers["Vary"])
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert len(answer.headers.get_list("X-Request-ID")) == 1
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,12 @@ def test_long_integers_in_strings_are_text() -> None:
     assert as_array(fields["input"]).tolist() == [1e20]  # type: ignore[arg-type]
 
 
+def test_unclosed_strings_are_passed_once() -> None:
+    """A search from each quote on would take hours."""
+    with pytest.raises(MalformedBody):
+        read(b'{"a": "' + b'\\"' * 2_000_000 + b"[100000000000000000000]")
+
+
 WIDE = b",".join([b"0.123456789012345"] * 12)
 
 

@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.api import access_log
 from app.api.access_log import AccessLog
-from app.api.labels import Labels, address
+from app.api.labels import Labels
 from app.api.logs import JSONFormatter
 from app.layers import LAYERS
 from app.main import create_app
@@ -420,16 +420,6 @@ async def test_lines_are_written_before_the_shutdown_whatever_fails(
     await app({"type": "lifespan"}, receive, send)
     assert sent[-1] == 3
     assert [line["response_bytes"] for line in recorder.asked] == [3, 3, 3]
-
-
-@pytest.mark.parametrize("host", ["10.0.0.7", "::1", "2001:db8::7"])
-def test_addresses_are_told(host: str) -> None:
-    assert address(host) == host
-
-
-@pytest.mark.parametrize("host", [CANARY, "", "fe80::1%" + CANARY, "10.0.0.7\n", "10.0.0.7:1"])
-def test_what_is_no_address_is_not_told(host: str) -> None:
-    assert address(host) is None
 
 
 def test_the_paths_of_layers_are_found_without_searching() -> None:

@@ -24,7 +24,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in whole.items() if value is not None}
 
 
-def binary(size: int = 16, **changes: Any) -> dict[str, Any]:
+def binary(size: object = 16, **changes: Any) -> dict[str, Any]:
     return tensor(data=None, parameters={"binary_data_size": size}, **changes)
 
 
@@ -111,6 +111,9 @@ async def test_lists_travel_as_text_or_as_lists(client: httpx.AsyncClient, value
         ({"inputs": [binary(15)]}, X.tobytes(), 422, "16 bytes"),
         ({"inputs": [binary(2**70)]}, X.tobytes(), 422, "16 bytes"),
         ({"inputs": [binary(-1)]}, X.tobytes(), 422, "16 bytes"),
+        ({"inputs": [binary("16")]}, X.tobytes(), 422, "number of bytes; got a string"),
+        ({"inputs": [binary(True)]}, X.tobytes(), 422, "number of bytes; got a boolean"),
+        ({"inputs": [binary(16.5)]}, X.tobytes(), 422, "16 bytes"),
         ({"inputs": [binary(shape=[2**31 - 1, 2**31 - 1])]}, X.tobytes(), 422, "bytes"),
         ({"inputs": [binary(shape=[-1])]}, X.tobytes(), 422, "lengths from 0"),
         ({"inputs": [binary(shape=[2**40])]}, X.tobytes(), 422, "lengths from 0"),
@@ -126,6 +129,12 @@ async def test_lists_travel_as_text_or_as_lists(client: httpx.AsyncClient, value
         ({"inputs": [tensor(data=[[-2, -1], [0, 1]])]}, b"", 422, "expected the shape"),
         ({"inputs": [tensor(shape=[2, 2], data=[[-2], [-1, 0, 1]])]}, b"", 422, "data"),
         ({"inputs": [tensor(shape=[2, 2], data=[1, 2, [3, 4]])]}, b"", 422, "entries"),
+        ({"inputs": [tensor(data=[1, 2, 3, [4]])]}, b"", 422, "numbers alone"),
+        ({"inputs": [tensor(data=[1, [], 3, [4, 5]])]}, b"", 422, "numbers alone"),
+        ({"inputs": [tensor(data=[[1], 2, 3, 4])]}, b"", 422, "data"),
+        ({"inputs": [{**binary(0, shape=[0]), "data": None},
+                     tensor(name="b", data=[1, 2, 3, [4]])]},
+         b"", 422, "inputs/1/data: expected numbers alone"),
         ({"inputs": [tensor(shape=[0, *[2**31 - 1] * 3], data=[])]}, b"", 422, "multiply"),
         ({"inputs": [tensor(), tensor()]}, b"", 422, "came before"),
         ({"inputs": [tensor()] * 999}, b"", 422, "at most"),
@@ -145,6 +154,24 @@ async def test_lists_travel_as_text_or_as_lists(client: httpx.AsyncClient, value
         ({"inputs": [tensor()], "i\0d": 7}, b"", 422, "NUL"),
         ({"inputs": [{**tensor(), "name\0": 1}]}, b"", 422, "NUL"),
         ({"inputs": [tensor()], "parameters": {"\0": 1}}, b"", 422, "NUL"),
+        ({"inputs": [tensor()], "outputs": {}}, b"", 422, "list of tensors"),
+        ({"inputs": [tensor(data=None, parameters={"shared_memory_region": "r",
+                                                   "shared_memory_byte_size": 16})]},
+         b"", 422, "shared_memory is not served"),
+        ({"inputs": [tensor()],
+          "outputs": [{"name": "output", "parameters": {"shared_memory_region": "r"}}]},
+         b"", 422, "outputs/0/parameters/shared_memory_region: shared_memory is not served"),
+        ({"inputs": [tensor()],
+          "outputs": [{"name": "output", "parameters": {"classification": 2}}]},
+         b"", 422, "classification is not served"),
+        ({"inputs": [tensor()], "outputs": [{"name": "output", "parameters": {"binary_data": 1}}]},
+         b"", 422, "binary_data: expected true or false; got a number"),
+        ({"inputs": [tensor()], "parameters": {"binary_data_output": "true"}},
+         b"", 422, "true or false; got a string"),
+        ({"inputs": [tensor(datatype="BF16")]}, b"", 422, "output: BF16 travels as bytes"),
+        ({"inputs": [tensor(datatype="BF16")], "parameters": {"binary_data_output": True},
+          "outputs": [{"name": "output", "parameters": {"binary_data": False}}]},
+         b"", 422, '"binary_data": true'),
     ],
 )  # fmt: skip
 async def test_wrong_requests_say_what_is_wrong(
@@ -155,6 +182,41 @@ async def test_wrong_requests_say_what_is_wrong(
     assert response.json().keys() == {"error"}
     assert said in response.json()["error"]
     assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize("left_out", [{"outputs": []}, {"outputs": None}, {"id": None}])
+async def test_null_is_left_out_and_no_outputs_are_all(
+    client: httpx.AsyncClient, left_out: dict[str, Any]
+) -> None:
+    answer = (await infer(client, {"inputs": [tensor()], "parameters": None, **left_out})).json()
+    assert answer.keys() == {"model_name", "model_version", "outputs"}
+    assert [output["name"] for output in answer["outputs"]] == ["output"]
+
+
+async def test_brackets_in_names_and_options_hide_no_list(client: httpx.AsyncClient) -> None:
+    message = {"id": "[", "inputs": [tensor()], "outputs": [{"name": "output"}], "more": [[1]]}
+    assert (await infer(client, message)).json()["outputs"][0]["data"] == [0, 0, 0, 1]
+
+
+async def test_integers_beside_bf16_may_be_json(client: httpx.AsyncClient) -> None:
+    message = {
+        "inputs": [tensor(shape=[1, 1, 4], datatype="BF16")],
+        "parameters": {"kernel_size": 2},
+        "outputs": [{"name": "indices"}, {"name": "output", "parameters": {"binary_data": True}}],
+    }
+    response = await client.post("/v2/models/max_pool1d/infer", json=message)
+    length = int(response.headers[LENGTH])
+    assert json.loads(response.content[:length])["outputs"][0]["data"] == [1, 3]
+    assert response.content[length:] == b"\x80\xbf\x80\x3f"
+
+
+async def test_the_tensors_of_a_list_are_numbered(client: httpx.AsyncClient) -> None:
+    message = {"inputs": [tensor(name="inputs", shape=[4, 1])], "parameters": {"training": True}}
+    response = await client.post("/v2/models/sync_batch_norm/infer", json=message)
+    assert response.status_code == 422
+    assert response.json()["error"] == (
+        "inputs: expected a list, named inputs.0, inputs.1 and so on; got one tensor"
+    )
 
 
 async def test_nested_numbers_have_the_tensors_shape(client: httpx.AsyncClient) -> None:
@@ -186,6 +248,16 @@ async def test_lying_header_lengths_are_400(client: httpx.AsyncClient, length: s
         ("deflate", zlib.compress(json.dumps({"inputs": [tensor()]}).encode()), 200),
         ("gzip", gzip.compress(b" " * (65 << 20), mtime=0), 413),
         ("deflate", zlib.compress(b" " * (65 << 20)), 413),
+        (
+            "gzip",
+            gzip.compress(json.dumps({"inputs": [tensor()]}).encode() + b" " * 50_000, mtime=0),
+            200,
+        ),
+        (
+            "gzip",
+            gzip.compress(json.dumps({"inputs": [tensor()]}).encode() + b" " * 99_000, mtime=0),
+            413,
+        ),
         ("gzip", gzip.compress(b"{}", mtime=0)[:-3], 400),
         ("gzip", gzip.compress(b"{}", mtime=0) + b"more", 400),
         ("gzip", b"{}", 400),

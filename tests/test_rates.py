@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from app.api.clients import address_of, network_of
 from app.api.guard import Guard
 from app.api.layers import Front
 from app.api.problems import headers_of_error
-from app.api.rates import Rates, address_of
+from app.api.rates import Rates
 from app.errors import RateLimited
 from app.main import create_app
 from app.settings import Settings, SettingsError, load_settings
@@ -110,20 +111,27 @@ def test_the_time_of_a_request_does_not_grow_with_the_clients() -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "together"),
+    ("client", "address", "together"),
     [
-        (("192.0.2.1", 80), "192.0.2.1"),
-        (("192.0.2.1", 81), "192.0.2.1"),
-        (("2001:db8:1:2:3:4:5:6", 1), "2001:db8:1:2::/64"),
-        (("2001:db8:1:2::", 1), "2001:db8:1:2::/64"),
-        (("::ffff:192.0.2.1", 1), "192.0.2.1"),
-        (("fe80::1%eth0", 1), "fe80::/64"),
-        (("not:an:address", 1), "not:an:address"),
-        (None, "unknown"),
+        (("192.0.2.1", 80), "192.0.2.1", "192.0.2.1"),
+        (("192.0.2.1", 81), "192.0.2.1", "192.0.2.1"),
+        (("2001:db8:1:2:3:4:5:6", 1), "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        (("2001:db8:1:2::", 1), "2001:db8:1:2::", "2001:db8:1:2::/64"),
+        (("::ffff:192.0.2.1", 1), "192.0.2.1", "192.0.2.1"),
+        (("fe80::1%eth0", 1), "fe80::1", "fe80::/64"),
+        (("fe80::1%<script>", 1), "fe80::1", "fe80::/64"),
+        # What a proxy passes on that is no address is neither printed nor its own client.
+        (("not:an:address", 1), "unknown", "unknown"),
+        (("<script>", 1), "unknown", "unknown"),
+        (("192.0.2.1\n", 1), "unknown", "unknown"),
+        (("x" * 30_000, 1), "unknown", "unknown"),
+        (("", 1), "unknown", "unknown"),
+        (None, "unknown", "unknown"),
     ],
 )
-def test_what_counts_together(client: Any, together: str) -> None:
-    assert address_of({"client": client}) == together
+def test_what_counts_together(client: Any, address: str, together: str) -> None:
+    assert address_of({"client": client}) == address
+    assert network_of({"client": client}) == together
 
 
 def limited(per_minute: int, **settings: Any) -> Any:

@@ -1,8 +1,11 @@
-"""Random option sets through the validator, then torch, in a child process that may not die."""
+"""Random option sets through the validator, then torch, in a child process that may not die, nor
+take much longer than estimated.
+"""
 
 import random
 import subprocess
 import sys
+import time
 from typing import Any
 
 import torch
@@ -10,11 +13,12 @@ from pydantic import ValidationError
 
 from app.compute import Engine
 from app.errors import RequestError
-from app.layers import LAYERS, LayerSpec
+from app.layers import LAYERS, LayerSpec, Plan
 from app.schemas.options import CONVENTIONS
-from tests.conftest import LIMITS, compute
+from tests._soak import rounds
+from tests.conftest import LIMITS, call_of
 
-CASES = 2000
+CASES = rounds(2_000, 10_000)
 ODD = [
     0,
     1,
@@ -138,15 +142,22 @@ def random_body(rng: random.Random, spec: LayerSpec) -> dict[str, Any]:
     return body
 
 
-def run_cases(seed: int = 0) -> None:
-    """The child: any exception but a refusal ends it."""
+def run_cases(cases: int, seed: int = 0) -> None:
+    """The child: any exception but a refusal ends it, and any run longer than it may take."""
+    torch.set_num_threads(1)  # the estimate is of all threads' work
     rng, engine = random.Random(seed), Engine("cpu", LIMITS)
     answered = refused = 0
-    for _ in range(CASES):
+    for _ in range(cases):
         spec = rng.choice(list(LAYERS.values()))
         body = random_body(rng, spec)
         try:
-            compute(engine, spec, body)
+            call = call_of(spec, body)
+            plan = engine.plan(spec, call)
+            most_ms = 2 * plan.estimated_ms + 50
+            spent_ms = [_run_ms(engine, spec, call, plan)]
+            while min(spent_ms) > most_ms and len(spent_ms) < 4:
+                spent_ms.append(_run_ms(engine, spec, call, plan))
+            assert min(spent_ms) <= most_ms, f"{spent_ms} ms, expected at most {most_ms:.0f}"
             answered += 1
         except (RequestError, ValidationError):
             refused += 1
@@ -156,6 +167,13 @@ def run_cases(seed: int = 0) -> None:
     print(answered, refused)
 
 
+def _run_ms(engine: Engine, spec: LayerSpec, call: Any, plan: Plan) -> float:
+    """Computing time, without what others on the machine take."""
+    begun = time.process_time()
+    engine.run(spec, call, plan)
+    return (time.process_time() - begun) * 1e3
+
+
 def test_no_request_reaches_torch_that_torch_refuses_or_dies_of() -> None:
     child = subprocess.run(
         [
@@ -163,12 +181,12 @@ def test_no_request_reaches_torch_that_torch_refuses_or_dies_of() -> None:
             "-W",
             "error",
             "-c",
-            "from tests.test_torch_is_safe import run_cases; run_cases()",
+            f"from tests.test_torch_is_safe import run_cases; run_cases({CASES})",
         ],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert child.returncode == 0, child.stdout[-2000:] + child.stderr[-3000:]
     answered, refused = map(int, child.stdout.split())

@@ -188,6 +188,24 @@ def test_errors_are_readable_in_the_exception(
     str(caught.value)
 
 
+def test_shared_memory_classes_and_bf16_in_json_are_refused_by_name(client: Any) -> None:
+    shared = sync_client.InferInput("input", list(X.shape), "FP32")
+    shared.set_shared_memory("region", X.nbytes)
+    there = sync_client.InferRequestedOutput("output")
+    there.set_shared_memory("region", X.nbytes)
+    classes = sync_client.InferRequestedOutput("output", class_count=2)
+    brain = sent("input", X.astype(ml_dtypes.bfloat16), "BF16")
+    for inputs, outputs, said in (
+        (shared, asked("output"), "shared_memory is not served"),
+        (sent("input", X), [there], "shared_memory is not served"),
+        (sent("input", X), [classes], "classification is not served"),
+        (brain, asked("output", binary=False), "BF16 travels as bytes"),
+    ):
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer("relu", [inputs], outputs=outputs)
+        assert said in caught.value.message()
+
+
 def test_what_is_not_served_says_so(client: Any) -> None:
     for call in (
         client.get_model_repository_index,

@@ -14,7 +14,8 @@ from asgi_correlation_id import correlation_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from app.api.labels import PROBES, Labels, address, method, phases
+from app.api.clients import address_of
+from app.api.labels import PROBES, Labels, method, phases
 from app.api.logs import trace_id
 from app.api.tracing import SCOPE_KEY
 
@@ -111,7 +112,7 @@ class AccessLog:
             **phases(headers.get(b"server-timing", b"")),
             "request_bytes": int(length) if length.isdigit() else None,
             "response_bytes": note.sent_bytes,
-            "client": address(scope["client"][0]) if scope.get("client") else None,
+            "client": address_of(scope),
             "client_id": scope.get("state", {}).get("client_id"),
             "trace_id": note.trace_id,
         }

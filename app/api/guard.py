@@ -1,18 +1,30 @@
 """Who may ask, and how often: before anything of a request is read but its headers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.clients import network_of
 from app.api.keys import CLIENT_ID, Keys
-from app.api.rates import Rates, address_of
+from app.api.rates import Rates
 from app.errors import LaminaError, Unauthorized
 
 OPEN = frozenset(("/livez", "/readyz"))
 """The only paths that answer without a key."""
 UNLIMITED = OPEN | {"/metrics"}
 """Paths that are never limited, for those who may ask for them."""
+
+
+def guarded(
+    app: ASGIApp,
+    keys: Sequence[str],
+    max_requests_per_minute: int | None,
+    render: Callable[[str, LaminaError], Response],
+) -> ASGIApp:
+    """The app behind keys and rates, or as it is where there are none."""
+    rates = Rates(max_requests_per_minute) if max_requests_per_minute else None
+    return Guard(app, Keys(keys) if keys else None, rates, render) if keys or rates else app
 
 
 class Guard:
@@ -46,6 +58,6 @@ class Guard:
             scope.setdefault("state", {})[CLIENT_ID] = client
         denied = self._keys is not None and client is None and path not in OPEN
         if self._rates is not None and (denied or path not in UNLIMITED):
-            self._rates.take(client or address_of(scope))
+            self._rates.take(client or network_of(scope))
         if denied:
             raise Unauthorized("expected Authorization: Bearer KEY, with a key of this service")

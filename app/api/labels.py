@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from ipaddress import ip_address
 
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
@@ -57,15 +56,6 @@ def method(name: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def address(host: str) -> str | None:
-    """The client's address, if it is one: behind a trusted proxy any text may stand there."""
-    try:
-        found = ip_address(host)
-    except ValueError:
-        return None
-    return None if getattr(found, "scope_id", None) else str(found)
-
-
 def phases(server_timing: bytes) -> dict[str, float]:
     """How long each phase took, ms, from the answer's `Server-Timing`."""
     spent = {}

@@ -2,12 +2,10 @@
 
 import time
 from collections import OrderedDict
-from ipaddress import ip_address, ip_network
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from starlette.types import Scope
 
 from app.errors import RateLimited
 
@@ -71,19 +69,3 @@ class _Counters(MemoryStorage):
             if self.expirations[key] > now and len(self.expirations) < self._max:
                 break
             del self.expirations[key], self.storage[key]
-
-
-def address_of(scope: Scope) -> str:
-    """Whose requests count together where there is no key: an IPv4 address, or an IPv6 network of
-    64 bits, since one household has a whole one.
-    """
-    host: str = (scope.get("client") or ("unknown",))[0]
-    if ":" not in host:
-        return host
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    if address.version == 6 and address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ip_network((address.packed[:8].ljust(16, b"\0"), 64)))

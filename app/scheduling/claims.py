@@ -16,8 +16,8 @@ INLINE_MS = 1.0
 threads would cost as much."""
 SMALL_MS = 100.0
 """Longest work of the lane for small requests, by its estimate."""
-SMALL_BYTES = 1 << 20
-"""Most that a small request needs for its body, and again for its result."""
+SMALL_BYTES = 4 << 20
+"""Most that a small request needs for its body, and again for its result, where memory is ample."""
 LARGE_TURNS = 3
 """One request is read, one computed, one printed."""
 SMALL_TURNS = 2
@@ -44,14 +44,15 @@ class Admission:
         self, threads: Threads, *, budget_bytes: int, max_queued: int, timeout_s: float,
         inline_ms: float,
     ) -> None:  # fmt: skip
-        small_bytes = budget_bytes // 16
-        large_bytes = budget_bytes // 2 - small_bytes
+        small_pool = budget_bytes // 16
+        large_pool = budget_bytes // 2 - small_pool
+        self.small_bytes = min(SMALL_BYTES, small_pool // 4)
         self.threads = threads
         self.timeout_s = timeout_s
         self.inline_ms = inline_ms
         self.in_flight = 0
-        self.small = self._lane("small", small_bytes, SMALL_TURNS, max_queued)
-        self.large = self._lane("large", large_bytes, LARGE_TURNS, max_queued)
+        self.small = self._lane("small", small_pool, SMALL_TURNS, max_queued)
+        self.large = self._lane("large", large_pool, LARGE_TURNS, max_queued)
         self._pools = [
             pool
             for lane in (self.small, self.large)
@@ -106,7 +107,7 @@ class Claim:
             Overloaded, DeadlineExceeded, Abandoned: not now.
 
         """
-        small = need_bytes <= SMALL_BYTES
+        small = need_bytes <= self._admission.small_bytes
         lane = self._admission.small if small else self._admission.large
         if need_bytes > lane.bodies.size:
             raise BodyTooLarge(
@@ -125,7 +126,8 @@ class Claim:
             Overloaded, DeadlineExceeded, Abandoned: not now.
 
         """
-        lane = self._admission.small if need_bytes <= SMALL_BYTES else self._admission.large
+        small = need_bytes <= self._admission.small_bytes
+        lane = self._admission.small if small else self._admission.large
         if need_bytes > lane.results.size:
             raise OutputTooLarge(
                 f"the result and its text need {need_bytes} bytes of memory; this service has "

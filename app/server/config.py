@@ -28,6 +28,7 @@ class ServingConfig(uvicorn.Config):
             http="app.server.protocol:Protocol",
             loop="uvloop",
             ws="none",
+            lifespan="on",
             log_config=logs.config(settings.log_level),
             log_level=settings.log_level,
             access_log=False,

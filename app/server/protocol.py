@@ -103,8 +103,12 @@ class Protocol(HttpToolsProtocol):
             self._head_began = self._heard_at
             self._head_bytes = self._piece
         try:
-            self._feed(data)
-            self._check_framing()
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._feed_without_upgrade(data[upgrade.args[0] :])
+            if self._phase != NEXT:
+                self._check_progress()
         except httptools.HttpParserError as error:
             cause = error.__context__
             known = cause if isinstance(cause, LaminaError) else None
@@ -112,12 +116,13 @@ class Protocol(HttpToolsProtocol):
         except LaminaError as error:
             self.refuse(error)
 
-    def _feed(self, data: bytes) -> None:
+    def _feed_without_upgrade(self, rest: bytes) -> None:
         while True:
+            data = self._without_upgrade() + rest
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                data = self._without_upgrade() + data[upgrade.args[0] :]
+                rest = data[upgrade.args[0] :]
             else:
                 return
 
@@ -194,7 +199,7 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise MalformedHttp(f"at most {MAX_PIPELINED} requests may wait on one connection")
 
-    def _check_framing(self) -> None:
+    def _check_progress(self) -> None:
         """Bounds on what is not complete, as it comes in."""
         if self._phase == HEAD and self._head_bytes > self._max_head:
             raise HeadersTooLarge(f"expected at most {self._max_head} bytes; got more")

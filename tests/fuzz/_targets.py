@@ -113,7 +113,7 @@ def answer_request(data: bytes) -> None:
     call: Any = validated(compute_model(spec), fields)
     plan = _engine.plan(spec, call)
     if inference:
-        check_outputs(spec, plan, inference)
+        check_outputs(spec, plan, call.dtype, inference)
     if plan.estimated_ms - 100 * call.explain > MAX_RUN_MS:
         return
     answer = _engine.run(spec, call, plan)

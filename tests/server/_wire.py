@@ -53,6 +53,21 @@ def hear(connection: socket.socket, begun: float, within_s: float = 10.0) -> Hea
         data += piece
 
 
+def ask(connection: socket.socket, request: bytes) -> bytes:
+    """One answer on a connection that stays open."""
+    connection.sendall(request)
+    data = b""
+    while True:
+        head, blank, body = data.partition(b"\r\n\r\n")
+        length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        if blank and len(body) == int(length):
+            return data
+        piece = connection.recv(1 << 16)
+        if not piece:
+            raise ConnectionError("closed within an answer")
+        data += piece
+
+
 def get(path: str, *headers: str, method: str = "GET") -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: test", *headers, "", ""]
     return "\r\n".join(lines).encode()

@@ -24,6 +24,7 @@ APP = "tests.server.stand_in"
 class Readiness:
     def __init__(self) -> None:
         self.ready = True
+        self.device_lost = False
 
     def drain(self) -> None:
         self.ready = False

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests._server import Serving, started
-from tests.server._wire import chunked, closing, exchange, get, hear, post
+from tests.server._wire import ask, chunked, closing, exchange, get, hear, post
 from tests.server.stand_in import APP
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -238,8 +238,7 @@ def test_connections_over_the_limit_are_told_so(tmp_path_factory: pytest.TempPat
     with started(log=log, app=APP, settings=settings) as server:
         held = [server.connect() for _ in range(20)]
         for connection in held:
-            connection.sendall(get("/livez"))
-            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            assert ask(connection, get("/livez")).startswith(b"HTTP/1.1 200")
         with ThreadPoolExecutor(16) as pool:
             for heard in pool.map(lambda _: exchange(server, closing("/livez")), range(60)):
                 if heard.statuses == [503]:

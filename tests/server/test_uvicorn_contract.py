@@ -16,12 +16,13 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
-from uvicorn.server import Server, ServerState
+from uvicorn.server import Server
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from app.server.config import ServingConfig
 from app.server.protocol import Protocol
 from app.settings import Settings
+from tests.server._in_process import Connection, Wire
 from tests.server._wire import get
 
 SIGNATURES = {
@@ -69,60 +70,6 @@ def test_signatures(function: Any) -> None:
     assert [*inspect.signature(function).parameters][1:] == SIGNATURES[function].split()
 
 
-class Wire(asyncio.Transport):
-    """A transport that notes what is asked of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[str] = []
-        self.written = b""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.calls.append("close")
-
-    def is_closing(self) -> bool:
-        return "close" in self.calls
-
-    def pause_reading(self) -> None:
-        self.calls.append("pause")
-
-    def resume_reading(self) -> None:
-        self.calls.append("resume")
-
-    def write_eof(self) -> None:
-        self.calls.append("eof")
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-
-class Connection:
-    """A protocol on a wire, with an app that waits until it is told to answer."""
-
-    def __init__(self, kind: type[HttpToolsProtocol]) -> None:
-        self.begun: list[dict[str, Any]] = []
-        self.go = asyncio.Event()
-        config = ServingConfig(Settings(), "unused:app")
-        config.loaded = True
-        config.loaded_app = self.app
-        config.interface = "asgi3"
-        config.ws_protocol_class = None
-        self.state = ServerState()
-        self.wire = Wire()
-        self.protocol = kind(config, self.state, {"shared": 1}, asyncio.get_running_loop())
-        self.protocol.connection_made(self.wire)
-
-    async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        self.begun.append(scope)
-        await self.go.wait()
-        fields = [(b"content-length", b"0")]
-        await send({"type": "http.response.start", "status": 200, "headers": fields})
-        await send({"type": "http.response.body"})
-
-
 @pytest.fixture(params=[HttpToolsProtocol, Protocol])
 async def connection(request: pytest.FixtureRequest) -> Connection:
     return Connection(request.param)
@@ -146,8 +93,7 @@ async def test_a_request_becomes_a_cycle_and_a_task(connection: Connection) -> N
     scope = connection.begun[0]
     assert scope["headers"] == [(b"host", b"test"), (b"x", b"1")]
     assert scope["state"]["shared"] == 1
-    assert not cycle.response_started
-    assert not cycle.disconnected
+    assert [cycle.response_started, cycle.disconnected] == [False, False]
     connection.go.set()
     await asyncio.sleep(0.01)
     assert cycle.response_started
@@ -155,7 +101,7 @@ async def test_a_request_becomes_a_cycle_and_a_task(connection: Connection) -> N
     assert connection.wire.written.startswith(STATUS_LINE[200])
     assert protocol.timeout_keep_alive_task is not None
     protocol.data_received(b"G")
-    assert protocol.timeout_keep_alive_task is None
+    assert not protocol.timeout_keep_alive_task
     assert state.total_requests == 1
     assert not state.tasks
 

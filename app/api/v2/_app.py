@@ -22,6 +22,7 @@ from app.api.problems import (
     CatchAll,
     headers_of_error,
     nearest,
+    problem,
     short,
 )
 from app.api.v2._mapping import check_outputs, fields_of, inputs_card, outputs_card, outputs_of
@@ -56,16 +57,16 @@ def build_router(
 
 def build_app(router: Router) -> ASGIApp:
     """The router with the protocol's errors."""
-    return CatchAll(_WithDomainErrors(router), problem)
+    return CatchAll(_WithDomainErrors(router), _error)
 
 
-def owns(path: str) -> bool:
-    """Whether a path is this protocol's, and so are its errors."""
-    return path == "/v2" or path.startswith("/v2/")
+def refusal(path: str, error: LaminaError) -> Response:
+    """The answer to an error before any route is found, in the form of the path's protocol."""
+    return _error(error) if path == "/v2" or path.startswith("/v2/") else problem(error)
 
 
-def problem(error: LaminaError) -> Response:
-    """The protocol's form of an error: one string, which its clients print."""
+def _error(error: LaminaError) -> Response:
+    """The protocol's form: one string, which its clients print."""
     response = _json({"error": short(error.detail)}, STATUS[type(error)])
     response.headers.update(headers_of_error(error))
     return response
@@ -177,7 +178,7 @@ class _Inference:
         inference = await claim.read_or_print(small, partial(self._decoded, body, headers))
         fields = fields_of(service.spec, service.tensors, inference, service.limits["max_replicas"])
         call, plan = service.planned(fields)
-        check_outputs(service.spec, plan, inference)
+        check_outputs(service.spec, plan, call.dtype, inference)
         decode_ms = (clock() - begun) * 1e3 - claim.queue_ms
         begun, queued_ms = clock(), claim.queue_ms
         text_bytes = json.answer_bytes(plan.answer_numbers, call.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.api.problems import nearest
 from app.codecs.named import add_tensors
-from app.codecs.open_inference import NAMES, Inference
+from app.codecs.open_inference import NAMES, Inference, Output
 from app.errors import InvalidRequest
 from app.layers import LayerSpec, Plan, Port
 from app.schemas.tensors import TensorField, TensorPayload
@@ -19,6 +19,8 @@ RESERVED = frozenset(
 )  # fmt: skip
 PREFIXES = {"gradients": "grad_", "running_stats": "running_", "batch_stats": "batch_"}
 TRACKED = "num_batches_tracked"
+INTEGERS = ("indices", TRACKED)
+"""The outputs that are INT64 in every dtype."""
 
 
 def fields_of(
@@ -72,8 +74,12 @@ def _integer(payload: TensorPayload) -> int:
     return int(np.frombuffer(payload.data, "<i8")[0])
 
 
-def check_outputs(spec: LayerSpec, plan: Plan, inference: Inference) -> None:
-    """Refuse outputs that this request cannot have, before anything is computed."""
+def check_outputs(spec: LayerSpec, plan: Plan, dtype: str, inference: Inference) -> None:
+    """Refuse outputs that this request cannot have, before anything is computed.
+
+    BF16 has no form in JSON, in Triton neither: its clients cannot read the strings that NaN and
+    infinity would be.
+    """
     known = [public_name(path) for path in plan.outputs]
     for name in plan.inputs:
         port = name.partition(".")[0]
@@ -84,6 +90,11 @@ def check_outputs(spec: LayerSpec, plan: Plan, inference: Inference) -> None:
             hint = nearest(output.name, known)
             detail = f"{output.name[:64]}: {spec.name} gives no such output here; {hint}"
             raise InvalidRequest.at(output.name[:64], "unknown-output", detail)
+    for output in inference.outputs or [Output(name, None) for name in known]:
+        binary = inference.binary_default if output.binary is None else output.binary
+        if not binary and dtype == "bfloat16" and output.name not in INTEGERS:
+            detail = f'{output.name}: BF16 travels as bytes; ask with "binary_data": true'
+            raise InvalidRequest.at(output.name, "binary-only", detail)
 
 
 def outputs_of(answer: Mapping[str, Any], inference: Inference) -> dict[str, TensorPayload]:
@@ -139,6 +150,6 @@ def _numbered(port: Port) -> str:
 
 
 def _port_card(port: Port, name: str) -> dict[str, Any]:
-    whole = port.dtype or ("int64" if name in ("indices", TRACKED) else "float32")
+    whole = port.dtype or ("int64" if name in INTEGERS else "float32")
     shape = [-1] * port.ranks[0] if len(port.ranks) == 1 else [-1]
     return {"name": name, "datatype": NAMES[whole], "shape": shape}

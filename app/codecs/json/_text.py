@@ -14,11 +14,11 @@ from app.schemas.tensors import json_kind
 MAX_MEMBERS = 256
 DIAGNOSED_BYTES = 256 * 1024
 """Longest body that is parsed again, with Python's parser, to say where it is wrong."""
-
 _LONG_INTEGER = b"0" * 19
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _DIGIT_RUN = re.compile(b"0+")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# An unclosed string matches to the end at once, or each quote in it would be tried again.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:

@@ -10,9 +10,14 @@ from app.codecs.json._tensors import TensorReader, plain
 from app.codecs.json._text import members, parse
 from app.codecs.open_inference._messages import DTYPE_OF, Inference, Output
 from app.errors import InvalidRequest, MalformedBody
-from app.schemas.tensors import DTYPES, Shape, TensorPayload
+from app.schemas.tensors import DTYPES, Shape, TensorPayload, json_kind
 
 MAX_EXTENT = 2**31 - 1
+UNSERVED = {
+    "shared_memory": "send the tensor's bytes in the body",
+    "classification": "ask for the numbers and rank them",
+}
+"""What a tensor's parameters may ask for in vain, and what to do instead."""
 # An unclosed string matches to the end at once, or each quote in it would be tried again.
 _STRING_OR_BARE = re.compile(rb'"(?:[^"\\]|\\.)*+"?|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 
@@ -32,13 +37,17 @@ def decode(
     length = len(body) if header_length is None else header_length
     if length > len(body):
         raise MalformedBody(f"the header of {length} bytes is longer than the body, {len(body)}")
-    document = parse(simdjson.Parser(), _quoted(body[:length]))
+    text = _quoted(body[:length])
+    document = parse(simdjson.Parser(), text)
     blob = memoryview(bytearray(memoryview(body)[length:]))
+    # Null is a member left out, as KServe reads it.
     found = dict(members(document))
+    id_, asked = found.get("id"), found.get("outputs")
     parameters = _parameters(found.get("parameters"), "parameters")
+    entries = _objects(found.get("inputs"), "inputs", max_tensors)
     inputs: dict[str, TensorPayload] = {}
     start = 0
-    for index, entry in enumerate(_objects(found.get("inputs"), "inputs", max_tensors)):
+    for index, entry in enumerate(entries):
         pointer = f"inputs/{index}"
         name, payload, size = _input(entry, pointer, blob, start, max_rank)
         if name in inputs:
@@ -47,12 +56,14 @@ def decode(
         start += size
     if start != len(blob):
         raise MalformedBody(f"{len(blob) - start} bytes are left behind the inputs")
+    _check_flat(text, entries, asked)
     return Inference(
-        id=_text(found.get("id"), "id") if "id" in found else None,
+        id=None if id_ is None else _text(id_, "id"),
         inputs=inputs,
-        outputs=_outputs(found.get("outputs"), max_tensors) if "outputs" in found else None,
+        # No outputs asked for are all of them, as in Triton.
+        outputs=(None if asked is None else _outputs(asked, max_tensors)) or None,
         parameters=parameters,
-        binary_default=parameters.get("binary_data_output") is True,
+        binary_default=_flag(parameters, "binary_data_output", "parameters") is True,
     )
 
 
@@ -97,7 +108,7 @@ def _input(
         raise InvalidRequest.at(f"{pointer}/datatype", "dtype-mismatch", detail)
     dtype = DTYPES[DTYPE_OF[datatype]]
     shape = _shape(found.get("shape"), f"{pointer}/shape", max_rank)
-    parameters = _parameters(found.get("parameters"), f"{pointer}/parameters")
+    parameters = _tensor_parameters(found.get("parameters"), f"{pointer}/parameters")
     size, data = parameters.get("binary_data_size"), found.get("data")
     if (size is None) == (data is None):
         detail = f"{pointer}: expected exactly one of data and binary_data_size"
@@ -106,6 +117,10 @@ def _input(
         if not isinstance(data, simdjson.Array):
             raise InvalidRequest.at(f"{pointer}/data", "type", f"{pointer}/data: expected a list")
         return name, _listed(TensorReader(dtype, max_rank), data, shape, f"{pointer}/data"), 0
+    if isinstance(size, bool) or not isinstance(size, int | float):
+        where = f"{pointer}/parameters/binary_data_size"
+        detail = f"{where}: expected a number of bytes; got {json_kind(size)}"
+        raise InvalidRequest.at(where, "type", detail)
     wanted = dtype.itemsize * math.prod(shape)
     if type(size) is not int or size != wanted or size > len(blob) - start:
         detail = (
@@ -131,6 +146,23 @@ def _listed(reader: TensorReader, data: Any, shape: Shape, pointer: str) -> Tens
     return payload
 
 
+def _check_flat(text: bytes, entries: list[Any], asked: Any) -> None:
+    """Refuse lists among a flat list's numbers, which a buffer hides where their count fits.
+
+    Where the text has no bracket but those of the lists that are known, there are none.
+    """
+    data: list[Any] = [entry.get("data") for entry in entries]
+    lists = [*data, *(entry.get("shape") for entry in entries), asked]
+    if text.count(b"[") == 1 + sum(isinstance(value, simdjson.Array) for value in lists):
+        return
+    for index, value in enumerate(data):
+        kinds = set(map(type, value)) if isinstance(value, simdjson.Array) else set()
+        if simdjson.Array in kinds and len(kinds) > 1:
+            pointer = f"inputs/{index}/data"
+            detail = f"{pointer}: expected numbers alone, or rows alone; got both"
+            raise InvalidRequest.at(pointer, "ragged", detail)
+
+
 def _shape(value: Any, pointer: str, max_rank: int) -> Shape:
     shape = plain(value, pointer)
     if not isinstance(shape, list) or not all(
@@ -149,10 +181,11 @@ def _outputs(value: Any, most: int) -> tuple[Output, ...]:
     for index, entry in enumerate(_objects(value, "outputs", most)):
         pointer = f"outputs/{index}"
         name = _text(entry.get("name"), f"{pointer}/name")
-        binary = _parameters(entry.get("parameters"), f"{pointer}/parameters").get("binary_data")
+        parameters = _tensor_parameters(entry.get("parameters"), f"{pointer}/parameters")
+        binary = _flag(parameters, "binary_data", f"{pointer}/parameters")
         if name in (output.name for output in outputs):
             raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: {name} came before")
-        outputs.append(Output(name, binary if isinstance(binary, bool) else None))
+        outputs.append(Output(name, binary))
     return tuple(outputs)
 
 
@@ -162,6 +195,25 @@ def _parameters(value: Any, pointer: str) -> dict[str, object]:
     if not isinstance(value, simdjson.Object):
         raise InvalidRequest.at(pointer, "type", f"{pointer}: expected an object")
     return plain(value, pointer)  # type: ignore[no-any-return]
+
+
+def _tensor_parameters(value: Any, pointer: str) -> dict[str, object]:
+    """A tensor's parameters, none of which asks for an extension that is not served."""
+    parameters = _parameters(value, pointer)
+    for name in parameters:
+        for prefix, instead in UNSERVED.items():
+            if name.startswith(prefix):
+                detail = f"{pointer}/{name[:64]}: {prefix} is not served; {instead}"
+                raise InvalidRequest.at(f"{pointer}/{name[:64]}", "not-served", detail)
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, pointer: str) -> bool | None:
+    value: Any = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        detail = f"{pointer}/{name}: expected true or false; got {json_kind(value)}"
+        raise InvalidRequest.at(f"{pointer}/{name}", "type", detail)
+    return value
 
 
 def _text(value: Any, pointer: str) -> str:
