@@ -16,14 +16,14 @@ from tests.load._open_loop import Sample, arrivals, closed_loop, kinds, open_loo
 from tests.load._requests import MIX, REQUESTS
 from tests.load._target import MIB, Target, run, target
 
-SECONDS = rounds(3, 30)
+SECONDS = rounds(2, 30)
 LEVELS = (0.8, 1, 2, 5, 10) if SOAK else (1, 10)
 CLIENTS = 3
 """Of the closed loop: enough to keep the core busy, too few for a queue."""
 QUEUE_MS = 2000
-REFUSAL_P50_MS = 50 if SOAK else 1000
+REFUSAL_P99_MS = 50 if SOAK else 5000
 MOST_GROWTH_MIB = 128
-LEAST_GOODPUT, LEAST_RECOVERY = (0.75, 0.9) if SOAK else (0.3, 0.3)
+LEAST_GOODPUT, LEAST_RECOVERY = (0.9, 0.9) if SOAK else (0.3, 0.3)
 """Of the most at any level; each refusal takes half a millisecond of the one core. In 3 s on a core
 that is shared with other work, only a collapse shows.
 """
@@ -82,7 +82,7 @@ async def costs(server: Target) -> dict[str, float]:
 
 async def unhurried(server: Target) -> float:
     """Requests/s of a few clients that wait for their answers; all are served."""
-    order = kinds(MIX, rounds(100, 600), seed=1)
+    order = kinds(MIX, rounds(60, 600), seed=1)
     samples = await closed_loop(server.port, REQUESTS, order, CLIENTS)
     assert {one.answer.status for one in samples} == {200}
     return len(samples) / (max(s.ended_s for s in samples) - min(s.began_s for s in samples))
@@ -111,6 +111,7 @@ def test_overload() -> None:
         before = server.rss_bytes
         levels, samples, recovered = run(lambda: climb(server))
         gauges = run(server.settled)
+    print(f"{recovered=:.3f}", file=sys.stderr)
     statuses = Counter(one.answer.status for one in samples)
     assert set(statuses) <= {200, 503}, statuses
     for one in samples:
@@ -123,7 +124,7 @@ def test_overload() -> None:
     for figure in ("goodput", "work"):
         most = max(getattr(one, figure) for one in levels)
         assert getattr(worst, figure) >= LEAST_GOODPUT * most, figure
-    assert worst.refused_p50_ms <= REFUSAL_P50_MS
+    assert worst.refused_p99_ms <= REFUSAL_P99_MS
     assert worst.admitted_p99_ms <= QUEUE_MS + max(2 * first.admitted_p99_ms, QUEUE_MS)
     assert worst.rss_mib - before // MIB <= MOST_GROWTH_MIB
     assert recovered >= LEAST_RECOVERY

@@ -12,7 +12,7 @@ from tests.load._open_loop import percentile
 from tests.load._requests import HEAVY, WINDOWS, request
 from tests.load._target import Target, run, target
 
-PROBES = rounds(40, 600)
+PROBES = rounds(30, 600)
 RATE_HZ = 10
 LARGEST = request("relu", (1, 2_280_000))
 """15 MiB of JSON."""
