@@ -91,6 +91,13 @@ async def test_a_body_that_pauses_or_is_not_there(http: httpx.AsyncClient) -> No
     assert await gauges(http) == IDLE
 
 
+async def test_a_request_without_data_is_small(http: httpx.AsyncClient) -> None:
+    body = json.dumps({"input_shape": [1, 1, 4], "kernel_size": 2}).encode()
+    for length, status in ((64 << 10, 200), ((64 << 10) + 1, 413)):
+        answer = await http.post(f"{PATH}/shape", content=body.ljust(length), headers=HEADERS)
+        assert answer.status_code == status, answer.text
+
+
 async def test_a_client_that_leaves_frees_everything() -> None:
     app = create_app(Settings())
     sent: list[Any] = []

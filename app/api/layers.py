@@ -31,6 +31,8 @@ from app.scheduling import Admission, Claim, Patience, clock
 
 Header = tuple[bytes, bytes]
 ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
+SHAPE_BODY_BYTES = 64 * 1024
+"""Most that a request without data may have; it is read on the event loop, with no turn."""
 PIECE_BYTES = 1 << 20
 """Most that the transport holds of an answer whose memory has been given back."""
 COMPUTE_HEADERS = (
@@ -265,7 +267,7 @@ def build_router(
         limits, headers = engine.limits, headers_of(request.scope)
         media_type(headers, (JSON,))
         accepted(headers, (JSON,))
-        most_bytes = limits[LIMITS[JSON]]
+        most_bytes = min(SHAPE_BODY_BYTES, limits[LIMITS[JSON]])
         length = body_length(headers, most_bytes)
         idle_ms = limits["body_idle_timeout_ms"]
         body = await read_body(request.receive, length, most_bytes, idle_ms)
