@@ -228,6 +228,19 @@ async def test_the_queue_has_a_deadline_of_its_own(admission: Admission) -> None
     assert is_empty(admission)
 
 
+async def test_phases_are_timed_without_the_queues(admission: Admission) -> None:
+    holder, claim = claim_of(admission), claim_of(admission)
+    await holder.take_body(admission.large.bodies.size)
+    asyncio.get_running_loop().call_later(0.2, holder.close)
+    claim.lap_ms()
+    await claim.take_body(admission.small_bytes + 1)
+    assert claim.queue_ms >= 150
+    assert 0 <= claim.lap_ms() < claim.queue_ms / 2
+    await claim.compute(LARGE_MS, lambda: time.sleep(0.05))
+    assert claim.lap_ms() >= 50
+    claim.close()
+
+
 def test_the_budget_follows_the_containers_memory(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text(f"{4096 * MIB}\n")
     one, two = (memory_budget(workers, 16 * MIB, tmp_path) for workers in (1, 2))

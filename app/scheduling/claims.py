@@ -97,6 +97,7 @@ class Claim:
         self._held: list[tuple[Pool, int]] = []
         self._turn: Turns | None = None
         self._job: Future[Any] | None = None
+        self._lapped_s, self._lapped_queue_ms = clock(), 0.0
         admission.in_flight += 1
 
     async def take_body(self, need_bytes: int) -> None:
@@ -146,6 +147,13 @@ class Claim:
             turns = (self._admission.small if small else self._admission.large).turns
             await self._take(turns, 1)
             self._turn = turns
+
+    def lap_ms(self) -> float:
+        """Time since the last call, less what of it was waiting in queues, ms."""
+        now = clock()
+        lap_ms = (now - self._lapped_s) * 1e3 - (self.queue_ms - self._lapped_queue_ms)
+        self._lapped_s, self._lapped_queue_ms = now, self.queue_ms
+        return lap_ms
 
     async def read_or_print(self, inline: bool, function: Callable[[], T]) -> T:
         """Run a codec: on the event loop where it takes next to nothing."""

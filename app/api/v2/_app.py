@@ -38,7 +38,7 @@ from app.errors import (
     UnknownPath,
     UnsupportedMedia,
 )
-from app.scheduling import Claim, clock
+from app.scheduling import Claim
 
 PLATFORM = "pytorch_eager"
 VERSION = "1"
@@ -172,25 +172,23 @@ class _Inference:
         most_bytes = service.limits["max_binary_body_bytes"]
         need_bytes = partial(self._need_bytes, headers)
         body = await service.body(claim, headers, receive, most_bytes, need_bytes)
-        begun = clock()
+        claim.lap_ms()  # nobody works while the body comes in
         # A small compressed body may hold a large one.
         small = len(body) <= INLINE_BYTES and b"content-encoding" not in headers
         inference = await claim.read_or_print(small, partial(self._decoded, body, headers))
         fields = fields_of(service.spec, service.tensors, inference, service.limits["max_replicas"])
         call, plan = service.planned(fields)
         check_outputs(service.spec, plan, call.dtype, inference)
-        decode_ms = (clock() - begun) * 1e3 - claim.queue_ms
-        begun, queued_ms = clock(), claim.queue_ms
+        decode_ms = claim.lap_ms()
         text_bytes = json.answer_bytes(plan.answer_numbers, call.dtype)
         result = await service.run(claim, call, plan, text_bytes)
-        compute_ms = (clock() - begun) * 1e3 - (claim.queue_ms - queued_ms)
-        begun, queued_ms = clock(), claim.queue_ms
+        compute_ms = claim.lap_ms()
         outputs = outputs_of(result, inference)
         small = sum(payload.data.nbytes for payload in outputs.values()) <= INLINE_BYTES
         pieces, length = await claim.read_or_print(
             small, partial(encode, service.spec.name, inference, outputs)
         )
-        encode_ms = (clock() - begun) * 1e3 - (claim.queue_ms - queued_ms)
+        encode_ms = claim.lap_ms()
         claim.end_turn()
         spent = Spent(claim.queue_ms, decode_ms, compute_ms, encode_ms)
         media = JSON if length is None else "application/octet-stream"
