@@ -98,6 +98,20 @@ async def test_a_request_without_data_is_small(http: httpx.AsyncClient) -> None:
         assert answer.status_code == status, answer.text
 
 
+@pytest.mark.parametrize("binary", [True, False])
+async def test_memory_for_text_is_for_text_alone(binary: bool) -> None:
+    """A result of 2 MiB fits the memory for results, its text of up to 8 MiB does not."""
+    app = create_app(Settings(memory_budget_bytes=16 << 20))
+    parameters = {"binary_data_output": binary, "output_size": [1024, 512]}
+    tensor = {"name": "input", "shape": [1, 1, 1, 1], "datatype": "FP32", "data": [1]}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as http:
+        body = {"inputs": [tensor], "parameters": parameters}
+        answer = await http.post("/v2/models/adaptive_avg_pool2d/infer", json=body)
+        assert answer.status_code == (200 if binary else 422), answer.text[:300]
+
+
 async def test_a_client_that_leaves_frees_everything() -> None:
     app = create_app(Settings())
     sent: list[Any] = []

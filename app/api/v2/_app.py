@@ -180,7 +180,8 @@ class _Inference:
         call, plan = service.planned(fields)
         check_outputs(service.spec, plan, call.dtype, inference)
         decode_ms = claim.lap_ms()
-        text_bytes = json.answer_bytes(plan.answer_numbers, call.dtype)
+        printed = plan.answer_numbers if inference.wants_text else 0
+        text_bytes = json.answer_bytes(printed, call.dtype)
         result = await service.run(claim, call, plan, text_bytes)
         compute_ms = claim.lap_ms()
         outputs = outputs_of(result, inference)

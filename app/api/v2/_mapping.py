@@ -90,9 +90,8 @@ def check_outputs(spec: LayerSpec, plan: Plan, dtype: str, inference: Inference)
             hint = nearest(output.name, known)
             detail = f"{output.name[:64]}: {spec.name} gives no such output here; {hint}"
             raise InvalidRequest.at(output.name[:64], "unknown-output", detail)
-    for output in inference.outputs or [Output(name, None) for name in known]:
-        binary = inference.binary_default if output.binary is None else output.binary
-        if not binary and dtype == "bfloat16" and output.name not in INTEGERS:
+    for output in inference.outputs or [Output(name, inference.binary_default) for name in known]:
+        if not output.binary and dtype == "bfloat16" and output.name not in INTEGERS:
             detail = f'{output.name}: BF16 travels as bytes; ask with "binary_data": true'
             raise InvalidRequest.at(output.name, "binary-only", detail)
 

@@ -20,10 +20,10 @@ DTYPE_OF = {datatype: dtype for dtype, datatype in NAMES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A tensor that is asked for; `binary` is how, where the request says it."""
+    """A tensor that is asked for, as bytes or as text."""
 
     name: str
-    binary: bool | None
+    binary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +38,10 @@ class Inference:
     outputs: tuple[Output, ...] | None
     parameters: Mapping[str, object]
     binary_default: bool
+
+    @property
+    def wants_text(self) -> bool:
+        """Whether any tensor of the answer is asked for as text."""
+        if self.outputs is None:
+            return not self.binary_default
+        return not all(output.binary for output in self.outputs)

@@ -57,13 +57,14 @@ def decode(
     if start != len(blob):
         raise MalformedBody(f"{len(blob) - start} bytes are left behind the inputs")
     _check_flat(text, entries, asked)
+    binary_default = _flag(parameters, "binary_data_output", "parameters") is True
     return Inference(
         id=None if id_ is None else _text(id_, "id"),
         inputs=inputs,
         # No outputs asked for are all of them, as in Triton.
-        outputs=(None if asked is None else _outputs(asked, max_tensors)) or None,
+        outputs=(None if asked is None else _outputs(asked, max_tensors, binary_default)) or None,
         parameters=parameters,
-        binary_default=_flag(parameters, "binary_data_output", "parameters") is True,
+        binary_default=binary_default,
     )
 
 
@@ -176,7 +177,7 @@ def _shape(value: Any, pointer: str, max_rank: int) -> Shape:
     return tuple(shape)
 
 
-def _outputs(value: Any, most: int) -> tuple[Output, ...]:
+def _outputs(value: Any, most: int, binary_default: bool) -> tuple[Output, ...]:
     outputs: list[Output] = []
     for index, entry in enumerate(_objects(value, "outputs", most)):
         pointer = f"outputs/{index}"
@@ -185,7 +186,7 @@ def _outputs(value: Any, most: int) -> tuple[Output, ...]:
         binary = _flag(parameters, "binary_data", f"{pointer}/parameters")
         if name in (output.name for output in outputs):
             raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: {name} came before")
-        outputs.append(Output(name, binary))
+        outputs.append(Output(name, binary_default if binary is None else binary))
     return tuple(outputs)
 
 

@@ -25,8 +25,7 @@ def encode(
             "datatype": NAMES[payload.dtype],
             "shape": payload.shape,
         }
-        binary = asked.get(name)
-        if binary if binary is not None else request.binary_default:
+        if asked.get(name, request.binary_default):
             size = payload.data.nbytes
             elements: Any = np.frombuffer(payload.data, np.uint8) if size else b""
             blobs.append(memoryview(elements))
