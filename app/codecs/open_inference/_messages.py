@@ -16,6 +16,8 @@ NAMES = {
     "int64": "INT64",
 }
 DTYPE_OF = {datatype: dtype for dtype, datatype in NAMES.items()}
+FOREIGN = ("BOOL", "INT16", "UINT16", "UINT32", "UINT64", "BYTES")
+"""What the protocol has and no layer takes: these may be told, no other word is repeated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import simdjson
 
 from app.codecs.json._tensors import TensorReader, plain
 from app.codecs.json._text import members, parse
-from app.codecs.open_inference._messages import DTYPE_OF, Inference, Output
+from app.codecs.open_inference._messages import DTYPE_OF, FOREIGN, Inference, Output
 from app.errors import InvalidRequest, MalformedBody
 from app.schemas.tensors import DTYPES, Shape, TensorPayload, json_kind
 
@@ -105,7 +105,8 @@ def _input(
     name = _text(found.get("name"), f"{pointer}/name")
     datatype = _text(found.get("datatype"), f"{pointer}/datatype")
     if datatype not in DTYPE_OF:
-        detail = f"{pointer}/datatype: expected one of {', '.join(DTYPE_OF)}; got another"
+        came = datatype if datatype in FOREIGN else "another"
+        detail = f"{pointer}/datatype: expected one of {', '.join(DTYPE_OF)}; got {came}"
         raise InvalidRequest.at(f"{pointer}/datatype", "dtype-mismatch", detail)
     dtype = DTYPES[DTYPE_OF[datatype]]
     shape = _shape(found.get("shape"), f"{pointer}/shape", max_rank)

@@ -1,4 +1,4 @@
-"""The one table of safetensors' names for dtypes."""
+"""The one table of safetensors' names for dtypes, and the format's others."""
 
 NAMES = {
     "float32": "F32",
@@ -11,3 +11,8 @@ NAMES = {
     "int64": "I64",
 }
 DTYPE_OF = {code: dtype for dtype, code in NAMES.items()}
+FOREIGN = (
+    "BOOL", "I16", "U16", "U32", "U64", "C64",
+    "F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ",
+)  # fmt: skip
+"""What the format has and no layer takes: these may be told, no other word is repeated."""

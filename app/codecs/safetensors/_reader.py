@@ -7,7 +7,7 @@ from typing import Any
 
 from app.codecs import json as json_codec
 from app.codecs.named import add_tensors
-from app.codecs.safetensors._dtypes import DTYPE_OF
+from app.codecs.safetensors._dtypes import DTYPE_OF, FOREIGN
 from app.errors import InvalidRequest, MalformedBody
 from app.schemas.tensors import DTYPES, TensorField, TensorPayload
 
@@ -89,7 +89,8 @@ def _payloads(
             detail = f"{name[:64]}: expected at most {max_rank} axes; got {len(shape)}"
             raise InvalidRequest.at(name[:64], "too-deep", detail)
         if dtype not in DTYPE_OF:
-            detail = f"{name[:64]}: expected one of {', '.join(DTYPE_OF)}; got another"
+            came = dtype if dtype in FOREIGN else "another"
+            detail = f"{name[:64]}: expected one of {', '.join(DTYPE_OF)}; got {came}"
             raise InvalidRequest.at(name[:64], "dtype-mismatch", detail)
         size = math.prod(shape) * DTYPES[DTYPE_OF[dtype]].itemsize
         if not 0 <= start <= end <= len(data) or end - start != size:
