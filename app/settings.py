@@ -85,9 +85,9 @@ class Settings(BaseSettings):
     request_timeout_ms: int = Field(30_000, ge=1)
     """Longest time from a request's arrival to its answer, ms."""
     queue_timeout_ms: int = Field(2_000, ge=1)
-    """Longest time that a request waits for its turn, ms."""
+    """Longest time that a request waits for memory or a turn, ms."""
     max_queued_requests: int = Field(32, ge=0)
-    """Most requests that wait for their turn in one process."""
+    """Most requests that wait for the same memory or turn in one process."""
     memory_budget_bytes: int | None = Field(None, ge=16 * MIB)
     """Memory for requests in one process; left out: its share of 70 % of the container's."""
     header_timeout_ms: int = Field(10_000, ge=1)

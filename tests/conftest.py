@@ -1,6 +1,6 @@
 """What the tests share: an engine, an app in process, a call by name."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -20,6 +20,15 @@ LIMITS = Settings().limits
 @pytest.fixture(scope="session")
 def engine() -> Engine:
     return Engine("cpu", LIMITS)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes with the calling thread alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

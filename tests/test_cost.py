@@ -1,7 +1,7 @@
 """The cost rule bounds the time that a layer takes, as a ratio to this machine's own pace."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,11 @@ from app.layers import LAYERS, LayerSpec, compute_model
 from app.schemas.tensors import TensorPayload
 from tests.test_contract import OPTIONS
 
+# The rule counts the work of all threads.
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = {1: (8, 16, 2048), 2: (8, 16, 32, 32), 3: (4, 8, 16, 16, 16)}
 NOMINAL_MS = 1.0
 """What `pace` took on the machine that the constants were measured on."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The rule counts the work of all threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def best_ms(work: Callable[[], object], rounds: int = 5) -> float:

@@ -84,6 +84,7 @@ async def test_a_body_that_pauses_or_is_not_there(http: httpx.AsyncClient) -> No
 
     answer = await http.post(PATH, content=paused(), headers=HEADERS)
     assert (answer.status_code, answer.json()["type"]) == (408, "/errors/body-timeout")
+    assert answer.headers["connection"] == "close"
     request = http.build_request("POST", PATH, headers=HEADERS)
     del request.headers["content-length"]
     answer = await http.send(request)

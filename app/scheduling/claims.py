@@ -82,6 +82,10 @@ class Admission:
         """For how long a queue has been full without moving, s."""
         return max(pool.full_s for pool in self._pools)
 
+    def lane_of(self, need_bytes: int) -> Lane:
+        """The lane of what needs so much memory."""
+        return self.small if need_bytes <= self.small_bytes else self.large
+
     def claim(self, patience: Patience) -> "Claim":
         """The claim of a request that has just come."""
         return Claim(self, patience)
@@ -108,14 +112,13 @@ class Claim:
             Overloaded, DeadlineExceeded, Abandoned: not now.
 
         """
-        small = need_bytes <= self._admission.small_bytes
-        lane = self._admission.small if small else self._admission.large
+        lane = self._admission.lane_of(need_bytes)
         if need_bytes > lane.bodies.size:
             raise BodyTooLarge(
                 f"reading the body takes {need_bytes} bytes of memory; "
                 f"this service has {lane.bodies.size} for it"
             )
-        if not small:
+        if lane is self._admission.large:  # it will need a turn to be read
             lane.turns.check_room()
         await self._take(lane.bodies, need_bytes)
 
@@ -127,8 +130,7 @@ class Claim:
             Overloaded, DeadlineExceeded, Abandoned: not now.
 
         """
-        small = need_bytes <= self._admission.small_bytes
-        lane = self._admission.small if small else self._admission.large
+        lane = self._admission.lane_of(need_bytes)
         if need_bytes > lane.results.size:
             raise OutputTooLarge(
                 f"the result and its text need {need_bytes} bytes of memory; this service has "

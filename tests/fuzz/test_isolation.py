@@ -28,18 +28,11 @@ from tests.conftest import LIMITS, wire
 from tests.test_contract import OPTIONS, request
 from tests.test_torch_is_safe import random_body
 
+# Threads that wait for each other over tiny tensors take minutes on a busy machine.
+pytestmark = pytest.mark.usefixtures("one_thread")
 BINARY = {"Content-Type": "application/json", "Accept": "application/vnd.safetensors"}
 CLIENTS = 8
 MAX_SMALL_BYTES = 10_000
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other over tiny tensors take minutes on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def bodies() -> Iterator[tuple[str, bytes]]:
