@@ -48,6 +48,9 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(4)
     elif name == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif name == "lose-device":
+        scope["state"]["readiness"].device_lost = True
+        await respond(send, b"lost", 503)
     elif name == "hang":
         time.sleep(60)
     elif name == "large":

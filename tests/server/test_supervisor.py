@@ -268,3 +268,17 @@ ServingConfig(Settings(), "app.server.worker:build")
 sys.exit(bool({"torch", "app.main", "fastapi"} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_worker_whose_device_failed_is_replaced(pair: Serving) -> None:
+    before = serving_pids(pair)
+    assert exchange(pair, closing("/lose-device")).data.endswith(b"lost")
+    wait_for(lambda: "(70)" in pair.log.read_text())
+    wait_for(lambda: len(serving_pids(pair) - before) == 1)
+    assert len(serving_pids(pair)) == 2
+
+
+def test_a_process_whose_device_failed_ends(tmp_path: Path) -> None:
+    with started(log=tmp_path / "log", app=APP) as server:
+        assert exchange(server, closing("/lose-device")).data.endswith(b"lost")
+        assert server.process.wait(10) == 70
