@@ -127,8 +127,9 @@ def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
     elements = sum(
         math.prod(shape) for ports in (plan.inputs, plan.outputs) for shape in ports.values()
     )
-    ns = factor * (plan.cost * plan.operation_ns + elements * NS_PER_ELEMENT)
-    return fixed + (ns + plan.workspace * NS_PER_WORKING_ELEMENT) / 1e6
+    # Gradients go through the working memory again.
+    moved_ns = elements * NS_PER_ELEMENT + plan.workspace * NS_PER_WORKING_ELEMENT
+    return fixed + factor * (plan.cost * plan.operation_ns + moved_ns) / 1e6
 
 
 def check_gradient(spec: LayerSpec, call: ComputeCall, shapes: Any) -> None:
