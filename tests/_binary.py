@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 import httpx
+import safetensors.numpy
 import safetensors.torch
 import torch
 
@@ -29,6 +30,11 @@ async def post(
     kind = sent or (FILE if isinstance(body, bytes) else JSON)
     headers = {"Content-Type": kind, "Accept": accept}
     return await http.post(f"/v1/layers/{layer}", content=content, headers=headers)
+
+
+def saved_by_numpy(tensors: Tensors, **request: object) -> bytes:
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return safetensors.numpy.save(arrays, {"request": json.dumps(request)})
 
 
 def saved(tensors: Tensors, **request: object) -> bytes:

@@ -1,11 +1,9 @@
 """Tensors as bytes over HTTP: the same bits in every form, Accept, dtypes, base64, every layer."""
 
-import json
 from typing import Any
 
 import httpx
 import pytest
-import safetensors.numpy
 import torch
 import torch.nn.functional as F
 
@@ -22,17 +20,11 @@ from tests._binary import (
     post,
     problem,
     saved,
+    saved_by_numpy,
 )  # fmt: skip
 from tests.golden.make import FILES, specials
 
 pytestmark = pytest.mark.anyio
-
-
-def saved_by_numpy(tensors: Tensors, **request: object) -> bytes:
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return safetensors.numpy.save(arrays, {"request": json.dumps(request)})
-
-
 COUNT = "running_stats.num_batches_tracked"
 
 

@@ -1,34 +1,18 @@
 """What a server writes: a line of JSON an event, whatever comes, and nothing of the input."""
 
-import asyncio
 import json
-import logging
 import os
 import re
 import secrets
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-import httpx
 import pytest
-from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
-from structlog.typing import FilteringBoundLogger
 
-from app.api import access_log
-from app.api.access_log import AccessLog
-from app.api.labels import Labels
-from app.api.logs import JSONFormatter
-from app.layers import LAYERS
-from app.main import create_app
-from app.settings import Settings
 from tests._server import serving
 
 OPERATING = Path(__file__).parents[1] / "docs/operating.md"
@@ -310,130 +294,3 @@ def test_requests_go_on_where_nobody_reads_the_log() -> None:
             with post(Server(port, Path())) as answer:
                 assert answer.status == 200
             time.sleep(0.05)
-
-
-def told(record: logging.LogRecord) -> dict[str, Any]:
-    line = JSONFormatter().format(record)
-    assert line.isprintable()
-    assert line.isascii()
-    found: dict[str, Any] = json.loads(line)
-    return found
-
-
-def record(message: str, error: BaseException | None = None, name: str = "x") -> logging.LogRecord:
-    info = (type(error), error, error.__traceback__) if error else None
-    return logging.LogRecord(name, logging.ERROR, __file__, 1, message, None, info)
-
-
-def failing(value: str) -> None:
-    try:
-        raise KeyError(value)
-    except KeyError as error:
-        raise ValueError(f"{value} is wrong") from error
-
-
-def test_a_traceback_is_a_field_without_values() -> None:
-    try:
-        failing(CANARY)
-    except ValueError as error:
-        line = told(record("it\nfailed \x1b[31m\x9b\udcff", error))
-    assert line["event"] == "it\nfailed \x1b[31m\x9b\udcff"
-    assert (line["level"], line["logger"]) == ("error", "x")
-    assert CANARY not in json.dumps(line)
-    wrong, cause = line["exception"]
-    assert (wrong["type"], cause["type"]) == ("builtins.ValueError", "builtins.KeyError")
-    places = [re.sub(r":\d+ ", ": ", frame) for frame in wrong["frames"]]
-    name = "tests/test_logs.py"
-    assert places == [f"{name}: test_a_traceback_is_a_field_without_values", f"{name}: failing"]
-
-
-def test_what_asyncio_prints_of_objects_is_left_out() -> None:
-    message = f"Task exception was never retrieved\nfuture: ValueError({CANARY!r})"
-    assert told(record(message, name="asyncio"))["event"] == "Task exception was never retrieved"
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("level", ["info", "warning"])
-async def test_a_fault_is_an_error_and_a_line(
-    capfdbinary: pytest.CaptureFixture[bytes], level: Literal["info", "warning"]
-) -> None:
-    def broken(tensors: object, plan: object) -> Any:
-        raise RuntimeError(CANARY)
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(JSONFormatter())
-    logger = logging.getLogger("lamina")
-    logger.addHandler(handler)
-    settings = Settings(device="cpu", log_level=level)
-    try:
-        app = create_app(settings, {"relu": replace(LAYERS["relu"], run=broken)})
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            answer = await http.post("/v1/layers/relu", json={"input": [1]})
-            await asyncio.sleep(0.1)
-    finally:
-        logger.removeHandler(handler)
-    fault, *requests = map(json.loads, capfdbinary.readouterr().err.splitlines())
-    assert answer.status_code == 500
-    assert fault["level"] == "error"
-    assert fault["request_id"] == answer.json()["request_id"]
-    assert CANARY not in json.dumps(fault)
-    assert fault["exception"][0]["frames"][-1].endswith(" broken")
-    told = [(line["request_id"], line["status"], line["level"]) for line in requests]
-    assert told == ([(fault["request_id"], 500, "error")] if level == "info" else [])
-
-
-class Recorder:
-    """A logger that fails the first time, as a full disk does."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.asked.append(fields)
-        if len(self.asked) == 1:
-            raise OSError(28, "No space left on device")
-
-
-@pytest.mark.anyio
-async def test_lines_are_written_before_the_shutdown_whatever_fails(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"ab", "more_body": True})
-        await send({"type": "http.response.body", "body": b"c"})
-
-    async def receive() -> Message:
-        return {"type": "http.request"}
-
-    async def send(message: Message) -> None:
-        sent.append(len(recorder.asked))
-
-    monkeypatch.setattr(access_log, "FLUSH_S", 3600)
-    recorder, sent = Recorder(), list[int]()
-    app = AccessLog(answer, Labels([], []), cast(FilteringBoundLogger, recorder))
-    for _ in range(3):
-        await app({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
-    assert recorder.asked == []
-    await app({"type": "lifespan"}, receive, send)
-    assert sent[-1] == 3
-    assert [line["response_bytes"] for line in recorder.asked] == [3, 3, 3]
-
-
-def test_the_paths_of_layers_are_found_without_searching() -> None:
-    async def endpoint(request: object) -> None: ...
-
-    labels = Labels([Route("/a/{layer}", endpoint), Route("/b", endpoint)], ["relu", "lp_pool1d"])
-    labels._routes.clear()
-    assert labels.find("/a/relu") == ("/a/{layer}", "relu")
-    assert labels.find("/b") == ("/b", None)
-    assert labels.find("/a/other") == ("unmatched", None)
-
-
-def test_the_command_line_imports_no_torch() -> None:
-    code = "import sys, app.server.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
