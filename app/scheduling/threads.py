@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-NICENESS = 5
+NICENESS = 10
 
 
 class Threads:
@@ -24,7 +24,8 @@ class Threads:
 
         self.large = ThreadPoolExecutor(1, "compute", begin, (team,))
         self.small = self.large if gpu else ThreadPoolExecutor(1, "small", begin, (1,))
-        self.codec = ThreadPoolExecutor(1, "codec", yield_to_event_loop)
+        # It holds the interpreter's lock for long: with less of the core, it would hold it longer.
+        self.codec = ThreadPoolExecutor(1, "codec")
 
     def close(self) -> None:
         """Finish what runs and stop."""

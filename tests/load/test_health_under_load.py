@@ -6,6 +6,8 @@ import threading
 import time
 from collections import Counter
 
+import pytest
+
 from tests._soak import SOAK, rounds
 from tests.load._client import Answer, Connections
 from tests.load._open_loop import percentile
@@ -16,6 +18,8 @@ PROBES = rounds(30, 600)
 RATE_HZ = 10
 LARGEST = request("relu", (1, 2_280_000))
 """15 MiB of JSON."""
+PAUSES_S = (0.1, 0.01) if SOAK else (0.1,)
+"""After how long a refused client comes back."""
 P99_MS, MOST_MS = (50, 300) if SOAK else (2000, 4000)
 """Where the core is shared with other work, the service's own share of it decides."""
 
@@ -46,11 +50,14 @@ class Probes(threading.Thread):
             self.took_ms.append((time.perf_counter() - at_s) * 1e3)
 
 
-async def press(server: Target, probes: Probes) -> Counter[tuple[str, int]]:
-    """Keep the service busy until the probes are done; what it answered to what."""
+async def press(server: Target, probes: Probes, pause_s: float) -> Counter[tuple[str, int]]:
+    """Keep the service busy until the probes are done; what it answered to what.
+
+    Refused clients come back after `pause_s`.
+    """
     connections, seen = Connections(server.port), Counter[tuple[str, int]]()
 
-    async def client(kind: str, work: bytes, pause_s: float) -> None:
+    async def client(kind: str, work: bytes) -> None:
         while probes.is_alive():
             answer: Answer = await connections.ask(work)
             seen[kind, answer.status] += 1
@@ -58,21 +65,22 @@ async def press(server: Target, probes: Probes) -> Counter[tuple[str, int]]:
                 await asyncio.sleep(pause_s)
 
     await asyncio.gather(
-        *(client("heavy", HEAVY, 0.1) for _ in range(6)),
-        *(client("windows", WINDOWS, 0.3) for _ in range(8)),
-        *(client("largest", LARGEST, 0.1) for _ in range(3)),
+        *(client("heavy", HEAVY) for _ in range(6)),
+        *(client("windows", WINDOWS) for _ in range(8)),
+        *(client("largest", LARGEST) for _ in range(3)),
     )
     connections.close()
     return seen
 
 
-def test_health_under_load() -> None:
+@pytest.mark.parametrize("pause_s", PAUSES_S)
+def test_health_under_load(pause_s: float) -> None:
     assert 14 << 20 < len(LARGEST) < 16 << 20
     with target(MAX_QUEUED_REQUESTS="4", QUEUE_TIMEOUT_MS="30000") as server:
         before_s, began_s = server.cpu_s, time.perf_counter()
         probes = Probes(server.port, "/livez")
         probes.start()
-        seen = run(lambda: press(server, probes))
+        seen = run(lambda: press(server, probes, pause_s))
         probes.join()
         busy = (server.cpu_s - before_s) / (time.perf_counter() - began_s)
         gauges = run(server.settled)

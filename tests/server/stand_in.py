@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,8 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"lost", 503)
     elif name == "hang":
         time.sleep(60)
+    elif name == "collectable":
+        await respond(send, b"%d" % len(gc.get_objects()))
     elif name == "large":
         await respond(send, bytes(number))
     elif name == "header":

@@ -1,5 +1,6 @@
 """The protocol's bounds and deadlines, on real connections."""
 
+import gc
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -265,3 +266,8 @@ def test_connections_over_the_limit_are_told_so(tmp_path_factory: pytest.TempPat
         assert log.read_text().count("connection refused") <= 30
         for connection in held:
             connection.close()
+
+
+def test_the_garbage_collector_skips_what_stays_loaded(server: Serving) -> None:
+    heard = exchange(server, closing("/collectable"))
+    assert 0 < int(heard.data.rpartition(b"\r\n")[2]) < len(gc.get_objects()) / 10

@@ -1,5 +1,6 @@
 """JSON document -> plain values and tensor payloads."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,18 +26,16 @@ def decode(
             list of more than `max_list` tensors.
 
     """
-    try:
-        parser = _idle_parsers.pop()
-    except IndexError:
-        parser = simdjson.Parser()
+    parser = _own.__dict__.pop("parser", None) or simdjson.Parser()
     fields = _decode(parser, body, tensors, max_rank, max_list)
-    _idle_parsers.append(parser)
+    _own.parser = parser
     return fields
 
 
-# A parser keeps its memory for the next document, which halves the time that large ones take. It
-# must not be used again while values of its document live: after an error it is left to them.
-_idle_parsers: list[simdjson.Parser] = []
+# A parser keeps its memory for the next document, which halves the time that large ones take: each
+# thread has its own, so that one process keeps one large one. It must not be used again while
+# values of its document live: after an error it is left to them.
+_own = threading.local()
 
 
 def _decode(
