@@ -99,7 +99,7 @@ def create_app(
     front = Front(app, computes, v2.build_app(protocol))
     labels = Labels([*app.routes, *protocol.routes], layers)
     keys, rate = settings.read_keys(), settings.max_requests_per_minute
-    guard = guarded(front, keys, rate, v2.refusal)
+    guard = guarded(front, keys, rate, v2.refusal, metrics.denied)
     return _wrapped(problems.CatchAll(guard), settings, labels)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
 from app.settings import Settings
+from tests.test_keys import HEADERS, KEY, calling
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 OPERATING = DEPLOY.parent / "docs/operating.md"
@@ -51,8 +51,10 @@ def named(expression: str) -> tuple[set[str], set[str]]:
 
 
 async def metrics_text() -> str:
-    transport = httpx.ASGITransport(create_app(Settings(device="cpu", log_level="error")))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    app = create_app(Settings(device="cpu", log_level="error", api_keys=KEY))
+    async with calling(app) as http:
+        assert (await http.get("/metrics")).status_code == 401
+        http.headers.update(HEADERS)
         await http.post("/v1/layers/relu", json={"input": [1]})
         late = await http.post(
             "/v1/layers/relu", json={"input": [1]}, headers={"X-Request-Timeout-Ms": "0"}
@@ -63,7 +65,7 @@ async def metrics_text() -> str:
 
 @pytest.fixture(scope="module")
 def shown() -> dict[str, set[str]]:
-    """The labels of every metric of an app that answered, and answered too late."""
+    """The labels of every metric of an app that answered, answered too late, and refused."""
     found: dict[str, set[str]] = {"up": set()}
     for family in text_string_to_metric_families(asyncio.run(metrics_text())):
         for sample in family.samples:
@@ -110,7 +112,7 @@ def test_the_documented_metrics_are_shown(shown: dict[str, set[str]]) -> None:
     table = OPERATING.read_text().partition("| metric |")[2].partition("\n\n")[0]
     rows = [row.split("|") for row in table.splitlines()[2:]]
     names = {name: row[2] for row in rows for name in re.findall(r"`(lamina_\w+)`", row[1])}
-    assert len(names) == 9
+    assert len(names) == 10
     for name, labels in names.items():
         sample = name if name in shown else f"{name}_count"
         assert shown[sample] == set(re.findall(r"`([a-z]+)`", re.sub(r"\(.*?\)", "", labels)))

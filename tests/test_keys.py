@@ -135,6 +135,16 @@ async def test_the_refusal_has_the_protocols_form() -> None:
 
 
 @pytest.mark.anyio
+async def test_who_is_not_let_in_is_counted() -> None:
+    async with calling(guarded(max_requests_per_minute=2)) as http:
+        statuses = [(await http.get("/v1/info")).status_code for _ in range(5)]
+        assert statuses == [401, 401, 429, 429, 429]
+        shown = (await http.get("/metrics", headers=HEADERS)).text
+    assert 'lamina_denied_requests_total{reason="unauthorized"} 2.0' in shown
+    assert 'lamina_denied_requests_total{reason="rate-limited"} 3.0' in shown
+
+
+@pytest.mark.anyio
 async def test_preflights_need_no_key() -> None:
     asking = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST",
               "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip

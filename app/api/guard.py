@@ -21,14 +21,19 @@ def guarded(
     keys: Sequence[str],
     max_requests_per_minute: int | None,
     render: Callable[[str, LaminaError], Response],
+    count: Callable[[str], object],
 ) -> ASGIApp:
     """The app behind keys and rates, or as it is where there are none."""
     rates = Rates(max_requests_per_minute) if max_requests_per_minute else None
-    return Guard(app, Keys(keys) if keys else None, rates, render) if keys or rates else app
+    if not keys and not rates:
+        return app
+    return Guard(app, Keys(keys) if keys else None, rates, render, count)
 
 
 class Guard:
-    """Lets a request pass to `app`, or answers what `render` makes of the error and its path."""
+    """Lets a request pass to `app`, or answers what `render` makes of the error and its path;
+    `count` hears of each error's kind.
+    """
 
     def __init__(
         self,
@@ -36,17 +41,20 @@ class Guard:
         keys: Keys | None,
         rates: Rates | None,
         render: Callable[[str, LaminaError], Response],
+        count: Callable[[str], object],
     ) -> None:
         self._app = app
         self._keys = keys
         self._rates = rates
         self._render = render
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 self._check(scope)
             except LaminaError as error:
+                self._count(error.code)
                 return await self._render(scope["path"], error)(scope, receive, send)
         return await self._app(scope, receive, send)
 

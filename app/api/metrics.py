@@ -80,6 +80,12 @@ class Metrics:
             ("reason",),
             registry=self._registry,
         )
+        self._denied = Counter(
+            "lamina_denied_requests",
+            "Requests without a key, or beyond their rate, by the kind of their error.",
+            ("reason",),
+            registry=self._registry,
+        )
         self._requests = Histogram(
             "lamina_request_seconds",
             "Time from the request's body to the answer's.",
@@ -120,6 +126,10 @@ class Metrics:
         """Note that a request was given up, by the service or by its client."""
         self._shed.labels(reason).inc()
         self._flush_soon()
+
+    def denied(self, reason: str) -> None:
+        """Note that a request was not let in."""
+        self._denied.labels(reason).inc()
 
     def text(self) -> bytes:
         """Everything, for Prometheus."""
@@ -164,6 +174,7 @@ class Metrics:
 
     def _flush(self) -> Mapping[str, int]:
         noted, self._noted = self._noted, []
+        answered = set()
         for layer, encoding, status, spent in noted:
             took_ms = sum(spent) if isinstance(spent, Spent) else spent
             label = f"{status // 100}xx"
@@ -171,7 +182,9 @@ class Metrics:
             if isinstance(spent, Spent):
                 for phase, part_ms in zip(PHASES, spent, strict=True):
                     self._child(self._phases, layer, encoding, phase).observe(part_ms / 1e3)
-                self._last.labels(layer, encoding).set(time.time())
+                answered.add((layer, encoding))
+        for labels in answered:
+            self._last.labels(*labels).set(time.time())
         loads = self._loads()
         for name, value in loads.items():
             self._gauges[name].set(value)

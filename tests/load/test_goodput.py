@@ -23,7 +23,7 @@ CLIENTS = 3
 QUEUE_MS = 2000
 REFUSAL_P99_MS = 50 if SOAK else 5000
 MOST_GROWTH_MIB = 128
-LEAST_GOODPUT, LEAST_RECOVERY = (0.9, 0.9) if SOAK else (0.3, 0.3)
+LEAST_GOODPUT, LEAST_RECOVERY = (0.9, 0.95) if SOAK else (0.3, 0.3)
 """Of the most at any level; each refusal takes half a millisecond of the one core. In 3 s on a core
 that is shared with other work, only a collapse shows.
 """
@@ -71,7 +71,7 @@ async def costs(server: Target) -> dict[str, float]:
     """What each kind takes of the service's core, ms."""
     found, connections = {}, Connections(server.port)
     for kind, request in REQUESTS.items():
-        number = 200 if kind == "small" else 10
+        number = rounds(50, 500) if kind in ("small", "medium") else rounds(5, 25)
         before_s = server.cpu_s
         for _ in range(number):
             assert (await connections.ask(request)).status == 200
@@ -81,8 +81,8 @@ async def costs(server: Target) -> dict[str, float]:
 
 
 async def unhurried(server: Target) -> float:
-    """Requests/s of a few clients that wait for their answers; all are served."""
-    order = kinds(MIX, rounds(60, 600), seed=1)
+    """Requests/s of a few clients that wait for their answers, over about 5 s; all are served."""
+    order = kinds(MIX, rounds(60, 240), seed=1)
     samples = await closed_loop(server.port, REQUESTS, order, CLIENTS)
     assert {one.answer.status for one in samples} == {200}
     return len(samples) / (max(s.ended_s for s in samples) - min(s.began_s for s in samples))
