@@ -30,6 +30,7 @@ SWEEP_S = 0.5
 LOST_S = 1.0
 """For how long what runs on a failed device may still be answered."""
 DEVICE_LOST = 70
+UNSENT_BYTES = 128 << 10
 
 
 class Server(uvicorn.Server):
@@ -69,6 +70,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         keep_what_is_loaded()
         await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                bound_unsent_bytes(listener.fileno())
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def _sweep(self) -> None:
@@ -175,6 +179,16 @@ def keep_what_is_loaded() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def bound_unsent_bytes(descriptor: int) -> None:
+    """Let the kernel hold little of what clients do not read, on all connections of a listener.
+
+    By default it takes 4 MiB of each client's answers, of the container's memory, and we take
+    them for sent. A client that reads is not slowed down.
+    """
+    with socket.socket(fileno=os.dup(descriptor)) as listener, suppress(OSError):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def accept_all(descriptor: int) -> list[socket.socket]:

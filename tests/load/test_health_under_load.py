@@ -1,13 +1,12 @@
 """Health answers while the core is busy, the queues are full and the largest bodies come in."""
 
 import asyncio
-import http.client
-import threading
 import time
 from collections import Counter
 
 import pytest
 
+from tests._probes import Probes
 from tests._soak import SOAK, rounds
 from tests.load._client import Answer, Connections
 from tests.load._open_loop import percentile
@@ -22,32 +21,6 @@ PAUSES_S = (0.1, 0.01) if SOAK else (0.1,)
 """After how long a refused client comes back."""
 P99_MS, MOST_MS = (50, 300) if SOAK else (2000, 4000)
 """Where the core is shared with other work, the service's own share of it decides."""
-
-
-class Probes(threading.Thread):
-    """Asks for `path` at fixed times; how long each took from its time, ms."""
-
-    def __init__(self, port: int, path: str) -> None:
-        super().__init__()
-        self.took_ms: list[float] = []
-        self.missed = 0
-        self._port, self._path = port, path
-
-    def run(self) -> None:
-        begin_s = time.perf_counter()
-        for number in range(PROBES):
-            at_s = begin_s + number / RATE_HZ
-            time.sleep(max(0.0, at_s - time.perf_counter()))
-            try:
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
-                connection.request("GET", self._path)
-                answer = connection.getresponse()
-                answer.read()
-                connection.close()
-                self.missed += answer.status != 200
-            except OSError:
-                self.missed += 1
-            self.took_ms.append((time.perf_counter() - at_s) * 1e3)
 
 
 async def press(server: Target, probes: Probes, pause_s: float) -> Counter[tuple[str, int]]:
@@ -78,7 +51,7 @@ def test_health_under_load(pause_s: float) -> None:
     assert 14 << 20 < len(LARGEST) < 16 << 20
     with target(MAX_QUEUED_REQUESTS="4", QUEUE_TIMEOUT_MS="30000") as server:
         before_s, began_s = server.cpu_s, time.perf_counter()
-        probes = Probes(server.port, "/livez")
+        probes = Probes(server.port, PROBES, RATE_HZ)
         probes.start()
         seen = run(lambda: press(server, probes, pause_s))
         probes.join()

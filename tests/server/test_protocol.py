@@ -2,8 +2,10 @@
 
 import gc
 import json
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -271,3 +273,15 @@ def test_connections_over_the_limit_are_told_so(tmp_path_factory: pytest.TempPat
 def test_the_garbage_collector_skips_what_stays_loaded(server: Serving) -> None:
     heard = exchange(server, closing("/collectable"))
     assert 0 < int(heard.data.rpartition(b"\r\n")[2]) < len(gc.get_objects()) / 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's table of connections")
+def test_the_kernel_holds_little_for_a_client_that_does_not_read(server: Serving) -> None:
+    local = f"0100007F:{server.port:04X}"
+    with server.connect() as connection:
+        connection.sendall(get("/large/8000000"))
+        peer = f"0100007F:{connection.getsockname()[1]:04X}"
+        time.sleep(0.3)
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    [unsent] = [row[4].partition(":")[0] for row in rows if row[1:3] == [local, peer]]
+    assert 64 * KIB < int(unsent, 16) < 512 * KIB
