@@ -294,3 +294,34 @@ def test_requests_go_on_where_nobody_reads_the_log() -> None:
             with post(Server(port, Path())) as answer:
                 assert answer.status == 200
             time.sleep(0.05)
+
+
+def test_requests_go_on_where_the_log_is_not_read_for_a_while() -> None:
+    sent, (reading, writing) = 600, os.pipe()
+    with os.fdopen(writing, "wb") as file, serving(log=file) as port:
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            for _ in range(sent // 10):
+                client.sendall(10 * b"GET /v1/nothing HTTP/1.1\r\nHost: a\r\n\r\n")
+                answers = b""
+                while answers.count(b"HTTP/1.1 404") < 10:
+                    answers += client.recv(1 << 20)
+        text = b""
+        while text.count(b'"request"') < sent:  # now somebody reads
+            text += os.read(reading, 1 << 20)
+    os.close(reading)
+    assert len(text) > 1 << 16, "a pipe takes all of it"
+    assert all(json.loads(line)["time"] for line in text.splitlines())
+
+
+def test_an_exit_does_not_wait_for_who_reads_the_log() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(writing, "wb", 0) as file:
+        while file.write(bytes(1 << 16)):
+            pass
+        os.set_blocking(writing, True)
+        begun = time.perf_counter()
+        with serving(log=file) as port:
+            post(Server(port, Path())).close()
+        assert time.perf_counter() - begun < 60
+    os.close(reading)

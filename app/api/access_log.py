@@ -6,7 +6,6 @@ takes half the time, and hardly any of it amid a request.
 
 import asyncio
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -92,8 +91,7 @@ class AccessLog:
         for note in noted:
             fields, status = self._fields(note)
             write = self._logger.error if status >= 500 else self._logger.info
-            with suppress(OSError):  # where nobody reads the log any more, requests go on
-                write("request", **fields)
+            write("request", **fields)
 
     def _fields(self, note: Note) -> tuple[dict[str, Any], int]:
         scope, start = note.scope, note.start

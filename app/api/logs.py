@@ -1,10 +1,6 @@
-"""Logs: one line of JSON an event on stderr, whoever writes it, and nothing of a request's input.
-
-What is written at once is one line, shorter than a pipe's atomic write: workers do not mix theirs.
-"""
+"""Logs: one line of JSON an event, whoever writes it, and nothing of a request's input."""
 
 import logging
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +15,9 @@ from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper, a
 from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, WrappedLogger
 
+from app.api.log_stream import LogStream
+
+STREAM = LogStream(2)
 ROOT = Path(__file__).parents[2]
 MAX_FRAMES = 30
 MAX_CAUSES = 4
@@ -29,7 +28,7 @@ def request_logger(level: str) -> FilteringBoundLogger:
     standard library's loggers.
     """
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.BytesLogger(sys.stderr.buffer),
+        structlog.BytesLogger(STREAM),  # type: ignore[arg-type]
         processors=[
             add_log_level,
             _ordered,
@@ -49,11 +48,7 @@ def config(level: str) -> dict[str, Any]:
         "formatters": {"json": {"()": f"{__name__}.JSONFormatter"}},
         "filters": {"upgrades": {"()": f"{__name__}.WithoutUpgrades"}},
         "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "stream": "ext://sys.stderr",
-                "formatter": "json",
-            }
+            "stderr": {"class": f"{__name__}.Handler", "formatter": "json"},
         },
         "root": {"handlers": ["stderr"], "level": level.upper()},
         "loggers": {
@@ -62,6 +57,17 @@ def config(level: str) -> dict[str, Any]:
             "asgi_correlation_id": {"level": "ERROR"},
         },
     }
+
+
+class Handler(logging.StreamHandler[LogStream]):
+    """Writes to the log's stream, and all that is left when logging ends."""
+
+    def __init__(self) -> None:
+        super().__init__(STREAM)
+
+    def close(self) -> None:
+        STREAM.drain()
+        super().close()
 
 
 class WithoutUpgrades(logging.Filter):

@@ -18,6 +18,7 @@ from types import FrameType
 
 import uvicorn
 
+from app.api.logs import STREAM
 from app.server.config import ServingConfig
 from app.server.process import leave
 from app.server.protocol import CROWDED, Protocol
@@ -78,6 +79,7 @@ class Server(uvicorn.Server):
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._sweep_s)
+            STREAM.flush()
             now = time.perf_counter()
             crowded = len(self.server_state.connections) > CROWDED * self._max_connections
             for connection in self._open():

@@ -1,0 +1,79 @@
+"""stderr for the log, where no request ever waits for who reads it."""
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+
+import orjson
+
+MAX_KEPT_BYTES = 1 << 20
+LAST_S = 1.0
+"""For how long the end of the process waits for the reader."""
+
+
+class LogStream:
+    """Writes lines that a pipe or file takes at once, and keeps others until it does.
+
+    What is more than may be kept is dropped, and told in a line of its own.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._writable = select.poll()
+        self._writable.register(descriptor, select.POLLOUT)
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = self._dropped = 0
+        self._lock = threading.Lock()
+
+    def write(self, text: str | bytes) -> None:
+        """Write or keep whole lines."""
+        lines = text.encode() if isinstance(text, str) else text
+        with self._lock:
+            if self._kept_bytes + len(lines) > MAX_KEPT_BYTES:
+                self._dropped += lines.count(b"\n")
+            else:
+                self._keep(lines)
+            self._send()
+
+    def flush(self) -> None:
+        """Write what was kept, as far as it is taken at once."""
+        with self._lock:
+            self._send()
+
+    def drain(self) -> None:
+        """Write what was kept; waits for the reader, but not for long."""
+        with self._lock:
+            self._send(time.monotonic() + LAST_S)
+
+    def _keep(self, lines: bytes) -> None:
+        self._kept.append(lines)
+        self._kept_bytes += len(lines)
+
+    def _send(self, until_s: float = 0.0) -> None:
+        while self._kept and self._writable.poll(max(0.0, until_s - time.monotonic()) * 1e3):
+            lines = self._kept.popleft()
+            self._kept_bytes -= len(lines)
+            # A pipe that can be written takes so much at once, and workers do not mix theirs.
+            piece, rest = lines[: select.PIPE_BUF], lines[select.PIPE_BUF :]
+            try:
+                os.write(self._descriptor, piece)
+            except OSError:  # nobody will ever read it
+                continue
+            if rest:
+                self._kept.appendleft(rest)
+                self._kept_bytes += len(rest)
+            elif self._dropped and not self._kept:
+                self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        told = {
+            "time": datetime.now(UTC),
+            "level": "warning",
+            "event": "lines of the log were dropped: nobody read it",
+            "dropped": self._dropped,
+        }
+        self._dropped = 0
+        self._keep(orjson.dumps(told, option=orjson.OPT_UTC_Z) + b"\n")
