@@ -9,7 +9,7 @@ from app.errors import CostLimit, InvalidRequest, OutputTooLarge
 from app.layers import LayerSpec, Plan
 from app.schemas.calls import ComputeCall
 from app.schemas.options import Layout
-from app.schemas.tensors import DTYPES, Shapes
+from app.schemas.tensors import DTYPES, Shape, Shapes
 
 EXTENTS = ("kernel_size", "stride", "dilation", "padding")
 NS_PER_ELEMENT = 6
@@ -42,10 +42,23 @@ def check_dtypes(call: ComputeCall) -> None:
         raise InvalidRequest.at("compute_dtype", "conflict", detail)
 
 
+def elements_as_if(shape: Shape) -> int:
+    """Elements, as if an empty axis had one: what is made for the others is no shorter for it."""
+    return math.prod(max(length, 1) for length in shape)
+
+
+def without_empty_axes(shapes: Shapes) -> Shapes:
+    """Shapes to estimate by: costs multiply, and an empty batch would make every one 0.
+
+    Two, not one: training needs more than one value a channel.
+    """
+    return {name: tuple(length or 2 for length in shape) for name, shape in shapes.items()}
+
+
 def check_strides(shapes: Shapes) -> None:
     """Refuse empty tensors whose other axes are so long that torch's strides overflow."""
     for name, shape in shapes.items():
-        if math.prod(max(length, 1) for length in shape) >= MAX_STRIDE:
+        if elements_as_if(shape) >= MAX_STRIDE:
             detail = f"{name}: the lengths of {list(shape)} multiply beyond 2^48"
             raise InvalidRequest.at(pointer(name), "out-of-range", detail)
 
@@ -80,12 +93,17 @@ def sent_axes(axes: str, channels_last: bool, batched: bool) -> str:
     return axes if batched else axes.replace("N, ", "")
 
 
-def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str, int]) -> Plan:
-    """Bound the memory and the time that the plan will take; the plan with its estimates."""
+def check_plan(
+    spec: LayerSpec, plan: Plan, like: Plan, call: ComputeCall, limits: dict[str, int]
+) -> Plan:
+    """Bound the memory and the time that the plan will take; the plan with its estimates.
+
+    `like` is the same plan without empty axes.
+    """
     itemsize = _working_itemsize(call)
-    elements = plan.workspace
-    for name, shape in plan.outputs.items():
-        elements += math.prod(shape) * (INDEX_BYTES // itemsize if name == "indices" else 1)
+    elements = like.workspace
+    for name, shape in like.outputs.items():
+        elements += elements_as_if(shape) * (INDEX_BYTES // itemsize if name == "indices" else 1)
     if elements * itemsize > limits["max_output_bytes"]:
         detail = (
             f"the output {_listed(next(iter(plan.outputs.values())))} and its working memory need "
@@ -93,15 +111,15 @@ def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str,
             "Use a larger stride or a smaller output, or fewer samples"
         )
         raise OutputTooLarge(detail)
-    cost_ms = estimated_ms(spec, plan, call)
+    cost_ms = estimated_ms(spec, like, call)
     if cost_ms > limits["max_cost_ms"]:
         detail = (
-            f"{spec.name} would take about {cost_ms:.0f} ms for {plan.cost} operations; at most "
+            f"{spec.name} would take about {cost_ms:.0f} ms for {like.cost} operations; at most "
             f"{limits['max_cost_ms']} ms are allowed. Use a smaller window or fewer samples"
         )
         raise CostLimit(detail)
-    inputs = sum(map(math.prod, plan.inputs.values()))
-    outputs = sum(map(math.prod, plan.outputs.values()))
+    inputs = sum(map(elements_as_if, like.inputs.values()))
+    outputs = sum(map(elements_as_if, like.outputs.values()))
     differentiated = getattr(call, spec.gradient) is not None
     return replace(
         plan,
@@ -125,7 +143,7 @@ def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
     if call.explain:
         factor += EXPLAIN_FACTOR
     elements = sum(
-        math.prod(shape) for ports in (plan.inputs, plan.outputs) for shape in ports.values()
+        elements_as_if(shape) for ports in (plan.inputs, plan.outputs) for shape in ports.values()
     )
     # Gradients go through the working memory again.
     moved_ns = elements * NS_PER_ELEMENT + plan.workspace * NS_PER_WORKING_ELEMENT

@@ -121,10 +121,12 @@ class Engine:
         bounds.check_dtypes(call)
         shapes = {name: payload.shape for name, payload in sent_tensors(spec, call).items()}
         bounds.check_strides(shapes)
-        plan = self._plan(spec, options_of(spec, call), call.batched, shapes)
-        plan = bounds.check_plan(spec, plan, call, self.limits)
+        options = options_of(spec, call)
+        plan = self._plan(spec, options, call.batched, shapes)
         bounds.check_gradient(spec, call, _output_shapes(spec, call, plan))
-        return plan
+        full = bounds.without_empty_axes(shapes)
+        like = plan if full == shapes else self._plan(spec, options, call.batched, full)
+        return bounds.check_plan(spec, plan, like, call, self.limits)
 
     def _shape_plan(self, spec: LayerSpec, call: Any, options: Any) -> Plan:
         shapes: dict[str, Shape] = (

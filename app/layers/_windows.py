@@ -1,5 +1,6 @@
 """Sliding windows: the output-size formula, padding and ceil mode, in exact integers."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,8 +96,13 @@ class SlidingAxis:
         return len(inside(self.taps(index), 0, self.input))
 
     def empty_windows(self) -> bool:
-        """Whether some window holds padding alone; looks only where that can happen."""
-        leading = range(min(self.output, -(-self.before // self.stride)))
+        """Whether some window holds padding alone.
+
+        Of the leading windows the first reaches least far into the input; beyond that, whether
+        their taps step over it repeats with a period.
+        """
+        period = self.dilation // math.gcd(self.stride, self.dilation)
+        leading = range(min(self.output, -(-self.before // self.stride), period))
         last = self.output - 1
         return any(not self.real(index) for index in leading) or (last >= 0 and not self.real(last))
 

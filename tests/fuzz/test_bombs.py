@@ -66,6 +66,10 @@ def entry(shape: list[int], end: int) -> dict[str, Any]:
     return {"input": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}
 
 
+def empty(*shape: int, dtype: str = "float32") -> dict[str, Any]:
+    return {"shape": shape, "dtype": dtype, "base64": ""}
+
+
 ROWS = b'{"inputs":[{"name":"input","shape":[%d,1],"datatype":"FP32","data":[%s[1,2]]}]}'
 BOMBS: dict[str, Bomb] = {
     "output-1e5-squared": v1("adaptive_avg_pool2d", {"input": X2, "output_size": [10**5, 10**5]}),
@@ -101,6 +105,19 @@ BOMBS: dict[str, Bomb] = {
     "momentum": v1("batch_norm2d", '{"input": [[[[1]]]], "training": true, "momentum": 1e999}'),
     "flat-shape": v1("relu", {"input": {"shape": [BIG, BIG], "data": []}}),
     "flat-empty-shape": v1("relu", {"input": {"shape": [0, BIG, BIG, BIG], "data": []}}),
+    "empty-axis-long": v1("max_pool2d", {"input": empty(0, 1, BIG, 1), "kernel_size": [3, 1],
+                                         "stride": 1, "padding": [[1, 0], [0, 0]]}),
+    "empty-axis-dilated": v1("avg_pool1d", {"input": empty(0, 1, 5 * 10**7), "kernel_size": 2,
+                                            "dilation": 2}),
+    "empty-rows": v1("relu", {"input": empty(2**20, 2**20, 0)}),
+    "empty-adaptive": v1("adaptive_avg_pool3d", {"input": empty(0, 1, 1, 1, 1),
+                                                 "output_size": BIG}),
+    "empty-by-its-size": v1("adaptive_max_pool3d", {"input": X3, "output_size": [0, BIG, BIG]}),
+    "empty-unpool": v1("max_unpool3d", {"input": empty(0, 1, 1, 1, 1), "output_size": BIG,
+                                        "indices": empty(0, 1, 1, 1, 1, dtype="int64"),
+                                        "kernel_size": 1, "index_space": "default"}),
+    "empty-tie": v1("max_pool3d", {"input": empty(0, 1, 6000, 6000, 6000), "kernel_size": 3,
+                                   "stride": 1, "padding": 1, "tie": "split"}),
     "flat-rank": v1("relu", {"input": {"shape": [1] * 200, "data": [1]}}),
     "base64-shape": v1(
         "relu", {"input": {"shape": [2**62, 2**62], "dtype": "float32", "base64": "AAAA"}}
@@ -184,6 +201,17 @@ def peak_bytes(process: psutil.Process) -> int:
     return int(found[1]) * 1024
 
 
+DUDS = {
+    "rows-of-nothing": v1("relu", {"input": empty(33_000_000, 0)}),
+    "same-padding-dilated": v1(
+        "max_pool1d",
+        {"input_shape": [1, 1, 2**20], "kernel_size": 4096, "dilation": 4096, "stride": 1,
+         "padding": "same"},
+        shape="/shape",
+    ),
+}  # fmt: skip
+
+
 def test_there_are_many_and_they_are_small() -> None:
     assert len(BOMBS) >= 60
     assert {name: len(b.content) for name, b in BOMBS.items() if len(b.content) > MAX_BYTES} == {}
@@ -199,6 +227,19 @@ def test_each_is_refused_cheaply(server: tuple[httpx.Client, psutil.Process], na
         assert len(answer.content) <= 8192
     spent_s = (cpu_s(process) - before_s) / repeats
     assert spent_s <= MAX_CPU_S, f"{spent_s * 1e3:.0f} ms"
+    assert peak_bytes(process) - before_bytes <= MAX_GROWTH_BYTES
+
+
+@pytest.mark.parametrize("name", DUDS)
+def test_what_only_looks_large_is_answered_cheaply(
+    server: tuple[httpx.Client, psutil.Process], name: str
+) -> None:
+    (client, process), dud = server, DUDS[name]
+    before_s, before_bytes = cpu_s(process), peak_bytes(process)
+    answer = client.post(dud.path, content=dud.content, headers=dud.headers)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.content) <= 8192
+    assert cpu_s(process) - before_s <= MAX_CPU_S
     assert peak_bytes(process) - before_bytes <= MAX_GROWTH_BYTES
 
 

@@ -60,7 +60,7 @@ def _numbers(payload: TensorPayload, *, nested: bool) -> object:
         array = shortest_halves(dtype.name)[array.view(np.uint16)]
     if not payload.shape:
         return orjson.Fragment(_text(array.reshape(1))[1:-1]) if dtype.is_float else array.item()
-    if not nested:
+    if not nested or not array.size:
         array = array.reshape(-1)
     finite = not dtype.is_float or array.size > CHUNK_ELEMENTS or all_true(np.isfinite(array))
     return array if finite else orjson.Fragment(_text(array))
