@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from app.compute import Engine
 from app.layers import LAYERS, LayerSpec, compute_model
 from app.schemas.tensors import TensorPayload
+from tests.conftest import call_of
 from tests.test_contract import OPTIONS
 
 # The rule counts the work of all threads.
@@ -97,3 +98,31 @@ def test_the_bound_is_not_out_of_all_proportion(engine: Engine) -> None:
     call = large_call(spec, {"kernel_size": 7, "stride": 1}, "float32", backward=False)
     plan = engine.plan(spec, call)
     assert best_ms(lambda: engine.run(spec, call, plan)) > plan.estimated_ms / 50
+
+
+MANY = 4000
+CHANNELS = torch.ones(1, MANY, 1)
+LONG_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "groups": ("conv1d", {"input": CHANNELS, "weight": CHANNELS.view(MANY, 1, 1), "groups": MANY}),
+    "samples": (
+        "conv2d",
+        {
+            "input": torch.ones(MANY, 1, 1, 1),
+            "weight": torch.ones(1, 1, 1, 1),
+            "dilation": 2,
+            "dtype": "float64",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONG_LOOPS)
+def test_what_is_done_piece_by_piece_counts(engine: Engine, case: str) -> None:
+    name, body = LONG_LOOPS[case]
+    spec = LAYERS[name]
+    for fields in (body, {**body, "grad_output": "ones"}):
+        call = call_of(spec, fields)
+        plan = engine.plan(spec, call)
+        spent_ms = best_ms(partial(engine.run, spec, call, plan), 2)
+        assert spent_ms <= plan.estimated_ms * pace()
+        assert spent_ms > plan.estimated_ms / 10

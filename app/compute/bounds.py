@@ -129,7 +129,8 @@ def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
     )
     # Gradients go through the working memory again.
     moved_ns = elements * NS_PER_ELEMENT + plan.workspace * NS_PER_WORKING_ELEMENT
-    return fixed + factor * (plan.cost * plan.operation_ns + moved_ns) / 1e6
+    computed_ns = plan.cost * plan.operation_ns + plan.overhead_ns
+    return fixed + factor * (computed_ns + moved_ns) / 1e6
 
 
 def check_gradient(spec: LayerSpec, call: ComputeCall, shapes: Any) -> None:

@@ -58,9 +58,10 @@ class Plan:
     """All that is known of a call before its data: a layer's shape and cost rules at work.
 
     `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
-    `workspace` counts elements of working memory beyond inputs and outputs. All are exact or from
-    above: `tests/test_cost.py` measures. The last three are the compute layer's to fill in: what
-    the call takes by that, its gradients included, and how many numbers its answer has.
+    `overhead_ns` is what it takes beside them where it works piece by piece; `workspace` counts
+    elements of working memory beyond inputs and outputs. All are exact or from above:
+    `tests/test_cost.py` measures. The last three are the compute layer's to fill in: what the call
+    takes by that, its gradients included, and how many numbers its answer has.
     """
 
     options: Any
@@ -70,6 +71,7 @@ class Plan:
     workspace: int = 0
     axes: tuple[Any, ...] = ()
     operation_ns: float = 2.0
+    overhead_ns: float = 0.0
     estimated_ms: float = 0.0
     estimated_bytes: int = 0
     answer_numbers: int = 0
