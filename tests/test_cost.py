@@ -102,8 +102,11 @@ def test_the_bound_is_not_out_of_all_proportion(engine: Engine) -> None:
 
 MANY = 4000
 CHANNELS = torch.ones(1, MANY, 1)
+TIED = {"input": CHANNELS.view(1, 1, MANY), "tie": "split"}
 LONG_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
     "groups": ("conv1d", {"input": CHANNELS, "weight": CHANNELS.view(MANY, 1, 1), "groups": MANY}),
+    "taps": ("max_pool1d", {**TIED, "kernel_size": MANY}),
+    "tied windows": ("max_pool1d", {**TIED, "kernel_size": MANY - 100, "stride": 1}),
     "samples": (
         "conv2d",
         {
