@@ -107,6 +107,10 @@ LONG_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
     "groups": ("conv1d", {"input": CHANNELS, "weight": CHANNELS.view(MANY, 1, 1), "groups": MANY}),
     "taps": ("max_pool1d", {**TIED, "kernel_size": MANY}),
     "tied windows": ("max_pool1d", {**TIED, "kernel_size": MANY - 100, "stride": 1}),
+    "sums": (
+        "avg_pool1d",
+        {"input": torch.ones(1, 1, 399), "kernel_size": 200, "dilation": 2},
+    ),
     "samples": (
         "conv2d",
         {
