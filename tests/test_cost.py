@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from app.compute import Engine
 from app.layers import LAYERS, LayerSpec, compute_model
+from app.scheduling import INLINE_MS
 from app.schemas.tensors import TensorPayload
 from tests.conftest import call_of
 from tests.test_contract import OPTIONS
@@ -133,3 +134,23 @@ def test_what_is_done_piece_by_piece_counts(engine: Engine, case: str) -> None:
         spent_ms = best_ms(partial(engine.run, spec, call, plan), 2)
         assert spent_ms <= plan.estimated_ms * pace()
         assert spent_ms > plan.estimated_ms / 10
+
+
+EXPLAINED: dict[str, dict[str, Any]] = {
+    "max_pool1d": {"input": CHANNELS.view(1, 1, MANY), "kernel_size": 1},
+    "adaptive_avg_pool1d": {"input": torch.ones(1, 1, 1), "output_size": 10**6},
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_explaining_counts(engine: Engine, name: str) -> None:
+    spec = LAYERS[name]
+    call = call_of(spec, {**EXPLAINED[name], "explain": True})
+    plan = engine.plan(spec, call)
+    assert best_ms(partial(engine.run, spec, call, plan), 2) <= plan.estimated_ms * pace()
+    assert plan.estimated_ms > INLINE_MS
+
+
+def test_little_to_explain_takes_little(engine: Engine) -> None:
+    call = call_of(LAYERS["relu"], {"input": [1.0], "explain": True})
+    assert engine.plan(LAYERS["relu"], call).estimated_ms < 10

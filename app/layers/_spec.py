@@ -1,5 +1,6 @@
 """What a layer is: everything that routes, documents and tests derive from."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from app.schemas.tensors import FLOATS, Shape, Shapes
 Tensors = Mapping[str, torch.Tensor]
 Presets = Mapping[Convention, Mapping[str, Any]]
 ANY_RANK = tuple(range(9))
+MAX_WINDOWS = 4096
+"""How many windows of an output an explanation describes, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +149,12 @@ class LayerSpec:
     def result(self) -> str:
         """The name of the output, or the list of outputs, that gradients come in for."""
         return self.outputs[0].name
+
+    def described_windows(self, plan: Plan) -> int:
+        """How many windows an explanation of the plan describes."""
+        if not plan.axes or self.explain is no_notes:
+            return 0
+        return min(math.prod(plan.outputs["output"]), MAX_WINDOWS)
 
     @property
     def gradient(self) -> str:
