@@ -12,7 +12,9 @@ import torch.nn.functional as F
 
 from app.compute import Engine
 from app.layers import LAYERS, LayerSpec, compute_model
+from app.scheduling import INLINE_MS
 from app.schemas.tensors import TensorPayload
+from tests.conftest import call_of
 from tests.test_contract import OPTIONS
 
 # The rule counts the work of all threads.
@@ -97,3 +99,58 @@ def test_the_bound_is_not_out_of_all_proportion(engine: Engine) -> None:
     call = large_call(spec, {"kernel_size": 7, "stride": 1}, "float32", backward=False)
     plan = engine.plan(spec, call)
     assert best_ms(lambda: engine.run(spec, call, plan)) > plan.estimated_ms / 50
+
+
+MANY = 4000
+CHANNELS = torch.ones(1, MANY, 1)
+TIED = {"input": CHANNELS.view(1, 1, MANY), "tie": "split"}
+LONG_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "groups": ("conv1d", {"input": CHANNELS, "weight": CHANNELS.view(MANY, 1, 1), "groups": MANY}),
+    "taps": ("max_pool1d", {**TIED, "kernel_size": MANY}),
+    "tied windows": ("max_pool1d", {**TIED, "kernel_size": MANY - 100, "stride": 1}),
+    "sums": (
+        "avg_pool1d",
+        {"input": torch.ones(1, 1, 399), "kernel_size": 200, "dilation": 2},
+    ),
+    "samples": (
+        "conv2d",
+        {
+            "input": torch.ones(MANY, 1, 1, 1),
+            "weight": torch.ones(1, 1, 1, 1),
+            "dilation": 2,
+            "dtype": "float64",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONG_LOOPS)
+def test_what_is_done_piece_by_piece_counts(engine: Engine, case: str) -> None:
+    name, body = LONG_LOOPS[case]
+    spec = LAYERS[name]
+    for fields in (body, {**body, "grad_output": "ones"}):
+        call = call_of(spec, fields)
+        plan = engine.plan(spec, call)
+        spent_ms = best_ms(partial(engine.run, spec, call, plan), 2)
+        assert spent_ms <= plan.estimated_ms * pace()
+        assert spent_ms > plan.estimated_ms / 10
+
+
+EXPLAINED: dict[str, dict[str, Any]] = {
+    "max_pool1d": {"input": CHANNELS.view(1, 1, MANY), "kernel_size": 1},
+    "adaptive_avg_pool1d": {"input": torch.ones(1, 1, 1), "output_size": 10**6},
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_explaining_counts(engine: Engine, name: str) -> None:
+    spec = LAYERS[name]
+    call = call_of(spec, {**EXPLAINED[name], "explain": True})
+    plan = engine.plan(spec, call)
+    assert best_ms(partial(engine.run, spec, call, plan), 2) <= plan.estimated_ms * pace()
+    assert plan.estimated_ms > INLINE_MS
+
+
+def test_little_to_explain_takes_little(engine: Engine) -> None:
+    call = call_of(LAYERS["relu"], {"input": [1.0], "explain": True})
+    assert engine.plan(LAYERS["relu"], call).estimated_ms < 10

@@ -16,7 +16,12 @@ NS_PER_ELEMENT = 6
 NS_PER_WORKING_ELEMENT = 3
 BACKWARD_FACTOR = 3
 EXPLAIN_FACTOR = 3
-EXPLAIN_MS = 100
+EXPLAIN_MS = 2
+WINDOW_MS = 0.1
+WINDOW_BYTES = 6144
+"""What describing a window takes, its text included."""
+EXPLAIN_BYTES = 8
+"""Explanations compute all again in float64."""
 INDEX_BYTES = 8
 MAX_STRIDE = 2**48
 """Far below what torch's 64 bits hold, with room for padding and kernels."""
@@ -121,11 +126,14 @@ def check_plan(
     inputs = sum(map(elements_as_if, like.inputs.values()))
     outputs = sum(map(elements_as_if, like.outputs.values()))
     differentiated = getattr(call, spec.gradient) is not None
+    explained_bytes = (inputs + outputs + plan.workspace) * EXPLAIN_BYTES
+    explained_bytes += spec.described_windows(plan) * WINDOW_BYTES
     return replace(
         plan,
         estimated_ms=cost_ms,
         # Beside results: the inputs as they are worked on, their gradients and the outputs'.
-        estimated_bytes=(elements + inputs + differentiated * (inputs + outputs)) * itemsize,
+        estimated_bytes=(elements + inputs + differentiated * (inputs + outputs)) * itemsize
+        + call.explain * explained_bytes,
         answer_numbers=outputs + differentiated * inputs,
     )
 
@@ -136,7 +144,7 @@ def _working_itemsize(call: ComputeCall) -> int:
 
 def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
     """Computing time of the call from above, ms."""
-    fixed = EXPLAIN_MS if call.explain else 0
+    fixed = EXPLAIN_MS + WINDOW_MS * spec.described_windows(plan) if call.explain else 0
     factor = BACKWARD_FACTOR if getattr(call, spec.gradient) is not None else 1
     if getattr(plan.options, "tie", "first") != "first":
         factor *= 2
@@ -147,7 +155,8 @@ def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
     )
     # Gradients go through the working memory again.
     moved_ns = elements * NS_PER_ELEMENT + plan.workspace * NS_PER_WORKING_ELEMENT
-    return fixed + factor * (plan.cost * plan.operation_ns + moved_ns) / 1e6
+    computed_ns = plan.cost * plan.operation_ns + plan.overhead_ns
+    return fixed + factor * (computed_ns + moved_ns) / 1e6
 
 
 def check_gradient(spec: LayerSpec, call: ComputeCall, shapes: Any) -> None:

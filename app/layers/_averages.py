@@ -12,6 +12,8 @@ from app.layers._pooling import pad_by_hand, padded_elements
 from app.layers._windows import SlidingAxis
 from app.schemas.tensors import Shape
 
+TAP_NS = 5_000
+
 
 @dataclass(frozen=True, slots=True)
 class Averages:
@@ -44,6 +46,11 @@ class Averages:
             return math.prod(output) * math.prod(a.kernel for a in self.axes)
         return self._padded(output) * sum(a.kernel for a in self.axes)
 
+    @property
+    def overhead_ns(self) -> float:
+        """What the taps take that are added one by one, whatever their size."""
+        return 0 if self.is_native else TAP_NS * sum(a.kernel for a in self.axes)
+
     def workspace(self, output: Shape) -> int:
         """Elements of working memory."""
         return 0 if self.is_native else 4 * self._padded(output)
@@ -54,9 +61,7 @@ class Averages:
             return self._native(x)
         total = pad_by_hand(x, self.axes, 0.0)
         for dim, axis in enumerate(self.axes, start=2):
-            before = (slice(None),) * dim
-            taps = (total[(*before, axis.tap_slice(i))] for i in range(axis.kernel))
-            total = sum(taps, start=x.new_zeros(()))
+            total = _Sums.apply(total, dim, axis)  # type: ignore[no-untyped-call]
         return total / self.divisors().to(total)
 
     def divisors(self) -> torch.Tensor:
@@ -97,6 +102,31 @@ class Averages:
             (-((starts - bound) // axis.dilation)).clamp(0, axis.kernel) for bound in (first, last)
         )
         return counted - below
+
+
+class _Sums(torch.autograd.Function):
+    """`(..., padded, ...) -> (..., out, ...)`: the windows' sums along one axis, without the copy
+    of the input that autograd's own gradient of a slice makes for each tap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dim: int, axis: SlidingAxis) -> torch.Tensor:
+        ctx.shape, ctx.taps = x.shape, [_tap(dim, axis, i) for i in range(axis.kernel)]
+        total = x[ctx.taps[0]].clone()
+        for tap in ctx.taps[1:]:
+            total += x[tap]
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        spread = grad.new_zeros(ctx.shape)
+        for tap in ctx.taps:
+            spread[tap] += grad
+        return spread, None, None
+
+
+def _tap(dim: int, axis: SlidingAxis, tap: int) -> tuple[slice, ...]:
+    return (*(slice(None),) * dim, axis.tap_slice(tap))
 
 
 def window_elements(axes: Sequence[SlidingAxis]) -> int:

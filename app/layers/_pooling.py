@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from app.layers._spec import Axis, Notes, Plan
+from app.layers._spec import MAX_WINDOWS, Axis, Notes, Plan
 from app.layers._windows import SlidingAxis, inside
 from app.schemas.answers import Advice, WindowCard
 
 Describe = Callable[[torch.Tensor, tuple[range, ...], tuple[int, ...]], dict[str, object]]
-MAX_WINDOWS = 4096
 AGGRESSIVE_REDUCTION = 16
 
 TIED = Advice(
@@ -134,13 +133,13 @@ def max_notes(x: torch.Tensor, plan: Plan, *, ignore_nan: bool = False) -> Notes
     return Notes(windows, truncated, tuple(advice))
 
 
-def average_notes(x: torch.Tensor, plan: Plan, divisors: torch.Tensor) -> Notes:
-    """By what each window's sum is divided."""
+def average_notes(x: torch.Tensor, plan: Plan, divisors: torch.Tensor | None = None) -> Notes:
+    """By what each window's sum is divided; without `divisors`, by its number of elements."""
 
     def describe(
         elements: torch.Tensor, real: tuple[range, ...], index: tuple[int, ...]
     ) -> dict[str, object]:
-        return {"divisor": int(divisors[index])}
+        return {"divisor": elements.numel() if divisors is None else int(divisors[index])}
 
     windows, truncated = window_notes(x, plan, describe)
     advice = reduction_advice(plan.axes, x.shape[2:])

@@ -1,5 +1,6 @@
 """What a layer is: everything that routes, documents and tests derive from."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from app.schemas.tensors import FLOATS, Shape, Shapes
 Tensors = Mapping[str, torch.Tensor]
 Presets = Mapping[Convention, Mapping[str, Any]]
 ANY_RANK = tuple(range(9))
+MAX_WINDOWS = 4096
+"""How many windows of an output an explanation describes, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,9 +61,10 @@ class Plan:
     """All that is known of a call before its data: a layer's shape and cost rules at work.
 
     `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
-    `workspace` counts elements of working memory beyond inputs and outputs. All are exact or from
-    above: `tests/test_cost.py` measures. The last three are the compute layer's to fill in: what
-    the call takes by that, its gradients included, and how many numbers its answer has.
+    `overhead_ns` is what it takes beside them where it works piece by piece; `workspace` counts
+    elements of working memory beyond inputs and outputs. All are exact or from above:
+    `tests/test_cost.py` measures. The last three are the compute layer's to fill in: what the call
+    takes by that, its gradients included, and how many numbers its answer has.
     """
 
     options: Any
@@ -70,6 +74,7 @@ class Plan:
     workspace: int = 0
     axes: tuple[Any, ...] = ()
     operation_ns: float = 2.0
+    overhead_ns: float = 0.0
     estimated_ms: float = 0.0
     estimated_bytes: int = 0
     answer_numbers: int = 0
@@ -144,6 +149,12 @@ class LayerSpec:
     def result(self) -> str:
         """The name of the output, or the list of outputs, that gradients come in for."""
         return self.outputs[0].name
+
+    def described_windows(self, plan: Plan) -> int:
+        """How many windows an explanation of the plan describes."""
+        if not plan.axes or self.explain is no_notes:
+            return 0
+        return min(math.prod(plan.outputs["output"]), MAX_WINDOWS)
 
     @property
     def gradient(self) -> str:

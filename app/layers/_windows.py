@@ -91,6 +91,11 @@ class SlidingAxis:
         start = tap * self.dilation
         return slice(start, start + (self.output - 1) * self.stride + 1, self.stride)
 
+    def window_slice(self, index: int) -> slice:
+        """Where the taps of window `index` lie on the axis padded by hand."""
+        start = index * self.stride
+        return slice(start, start + self.effective, self.dilation)
+
     def real(self, index: int) -> int:
         """How many taps of window `index` are elements of the input."""
         return len(inside(self.taps(index), 0, self.input))

@@ -122,11 +122,7 @@ def run_max(tensors: Tensors, plan: Plan) -> Tensors:
 
 def explain_avg(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     """The windows with their divisors."""
-    divisors = torch.ones((), dtype=torch.float64)
-    for axis in plan.axes:
-        counts = torch.tensor([len(axis.taps(index)) for index in range(axis.output)])
-        divisors = divisors.unsqueeze(-1) * counts
-    return average_notes(tensors["input"], plan, divisors)
+    return average_notes(tensors["input"], plan)
 
 
 def explain_max(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:

@@ -69,6 +69,7 @@ def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
         cost=averages.cost(output),
         workspace=averages.workspace(output),
         axes=axes,
+        overhead_ns=averages.overhead_ns,
     )
 
 

@@ -1,6 +1,7 @@
 """Convolution (cross-correlation, as all frameworks here define it)."""
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import torch
@@ -20,12 +21,16 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
-from app.layers._windows import explicit, per_axis, window_axes
+from app.layers._windows import SlidingAxis, explicit, per_axis, window_axes
 from app.schemas.options import Extent, LayerOptions, Padding, Size
 from app.schemas.tensors import Shape, Shapes
 
 MULTIPLY_ADD_NS = 1.0
 """Matrix products take less than pooling's comparisons."""
+GROUP_NS = 5_000
+"""What a group takes where torch convolves them one by one, whatever their size."""
+SAMPLE_NS = 3_000
+"""The same for a sample and group with dilation, where torch may unfold each alone."""
 
 
 class ConvOptions(LayerOptions):
@@ -69,7 +74,13 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
         workspace=operations // weight[0] * options.groups + math.prod(shape),
         axes=axes,
         operation_ns=MULTIPLY_ADD_NS,
+        overhead_ns=_overhead_ns(shape[0], options.groups, axes),
     )
+
+
+def _overhead_ns(samples: int, groups: int, axes: Iterable[SlidingAxis]) -> float:
+    dilated = any(axis.dilation > 1 for axis in axes)
+    return groups * (GROUP_NS + samples * SAMPLE_NS * dilated)
 
 
 def _check_weight(shape: Shape, weight: Shape, options: ConvOptions) -> None:

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 
 from app.layers._pooling import average_notes, max_notes
@@ -54,9 +53,7 @@ def explain_max(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
 
 def explain_avg(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     """The number of elements of a channel."""
-    x = tensors["input"]
-    count = torch.full((1,) * len(plan.axes), math.prod(x.shape[2:]))
-    return average_notes(x, plan, count)
+    return average_notes(tensors["input"], plan)
 
 
 SPECS = tuple(

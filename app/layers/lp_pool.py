@@ -57,6 +57,7 @@ def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
         cost=averages.cost(output) + POWERS * elements,
         workspace=averages.workspace(output) + 2 * elements,
         axes=axes,
+        overhead_ns=averages.overhead_ns,
     )
 
 

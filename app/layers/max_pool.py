@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,9 @@ from app.schemas.tensors import FLOATS, INTEGERS, Shapes
 
 ARITHMETIC_COPIES = 14
 """Float32 elements held for each padded element while indices, of 64 bits, are worked out."""
+PART_NS = 8_000
+"""What sharing gradients takes for each part of the windows, whatever its size; the compute layer
+counts it six times."""
 
 
 class MaxPoolOptions(WindowOptions):
@@ -77,6 +81,7 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
         if _is_native(axes, used)
         else ARITHMETIC_COPIES * padded_elements(math.prod(shape[:2]), axes),
         axes=axes,
+        overhead_ns=PART_NS * _parts_count(axes) if options.tie != "first" else 0,
     )
 
 
@@ -168,27 +173,41 @@ class _SharedMaximum(torch.autograd.Function):
         (source, maximum), axes = ctx.saved_tensors, ctx.axes
         padded = pad_by_hand(source, axes, -math.inf)
         real = pad_by_hand(torch.ones_like(source[:1, :1]), axes, 0).bool()
-        taps: list[Any] = [
-            (..., *(axis.tap_slice(i) for i, axis in zip(tap, axes, strict=True)))
-            for tap in itertools.product(*(range(axis.kernel) for axis in axes))
-        ]
         is_nan = maximum.isnan()
 
-        def winners(tap: Any) -> torch.Tensor:
-            seen: torch.Tensor = padded[tap]
-            won: torch.Tensor = ((seen == maximum) | (seen.isnan() & is_nan)) & real[tap]
-            return won
+        def winners(seen: Any, windows: Any) -> torch.Tensor:
+            elements, most = padded[seen], maximum[windows]
+            won: torch.Tensor = (elements == most) | (elements.isnan() & is_nan[windows])
+            return won & real[seen]
 
         if ctx.tie == "split":
             count = torch.zeros_like(grad)
-            for tap in taps:
-                count += winners(tap)
+            for seen, windows in _parts(axes):
+                count[windows] += winners(seen, windows).sum_to_size(count[windows].shape)
             grad = grad / count
         spread = torch.zeros_like(padded)
-        for tap in taps:
-            spread[tap] += torch.where(winners(tap), grad, 0)
+        for seen, windows in _parts(axes):
+            spread[seen] += torch.where(winners(seen, windows), grad[windows], 0)
         unpadded: Any = (..., *(slice(a.before, a.before + a.input) for a in axes))
         return spread[unpadded], None, None, None
+
+
+def _parts_count(axes: tuple[SlidingAxis, ...]) -> int:
+    """How many parts the windows are looked at in."""
+    return min(math.prod(a.output for a in axes), math.prod(a.kernel for a in axes))
+
+
+def _parts(axes: tuple[SlidingAxis, ...]) -> Iterator[tuple[Any, Any]]:
+    """One tap of all windows at a time, or all taps of one window, whichever are fewer: where the
+    elements lie on the axes padded by hand, and the windows in the output.
+    """
+    by_window = math.prod(a.output for a in axes) == _parts_count(axes)
+    for part in itertools.product(*(range(a.output if by_window else a.kernel) for a in axes)):
+        if by_window:
+            seen = [axis.window_slice(i) for axis, i in zip(axes, part, strict=True)]
+            yield (..., *seen), (..., *(slice(i, i + 1) for i in part))
+        else:
+            yield (..., *(axis.tap_slice(i) for axis, i in zip(axes, part, strict=True))), ...
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
