@@ -1,5 +1,6 @@
 """Every kind of error: a problem of the documented form, and nothing of the input in it."""
 
+import difflib
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -305,3 +306,25 @@ async def test_repeated_lines_of_the_other_protocol(http: httpx.AsyncClient) -> 
     lines = [("Inference-Header-Content-Length", "2"), ("Inference-Header-Content-Length", "1")]
     response = await http.post("/v2/models/relu/infer", content=b"{}", headers=lines)
     assert response.status_code == 400
+
+
+async def test_of_many_wrong_fields_a_few_are_told(http: httpx.AsyncClient) -> None:
+    compared: list[str] = []
+
+    def count(name: str, *others: Any) -> list[str]:
+        compared.append(name)
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(difflib, "get_close_matches", count)
+        response = await http.request(**post(RELU, {f"f{i}": 0 for i in range(250)}))
+    assert len(compared) == len(response.json()["errors"]) == 16
+    assert "(and 250 more)" in response.json()["detail"]  # with the input that is missing
+
+
+async def test_a_list_is_no_longer_than_a_tensors_rank(http: httpx.AsyncClient) -> None:
+    for length, said in ((32, "expected the last lengths"), (33, "at most 32 items")):
+        body = {"input": [1], "normalized_shape": [1] * length}
+        response = await http.request(**post("/v1/layers/layer_norm", body))
+        assert response.status_code == 422
+        assert said in response.json()["detail"]

@@ -148,6 +148,10 @@ async def test_lists_travel_as_text_or_as_lists(client: httpx.AsyncClient, value
         ({"inputs": [tensor()], "outputs": [{"name": "output"}] * 2}, b"", 422, "came before"),
         ({"inputs": [tensor()], "parameters": {"alpha": 1}}, b"", 422, "unknown field"),
         ({"inputs": [tensor()], "parameters": {"alpha": "[" * 5000}}, b"", 422, "unknown field"),
+        ({"inputs": [tensor()], "parameters": {"layout": "1," * 512 + "1"}}, b"", 422,
+         "layout: expected at most 1024 characters; got 1025"),
+        ({"inputs": [tensor()], "parameters": {"layout": "[" * 1024}}, b"", 422, "layout: input"),
+        ({"inputs": [tensor()], "parameters": {"batched": str(2**63)}}, b"", 422, "batched: input"),
         ({"inputs": [tensor()], "parameters": []}, b"", 422, "object"),
         ({"inputs": [tensor()], "id": 7}, b"", 422, "string"),
         ({str(number): 0 for number in range(300)}, b"", 422, "at most 256 fields"),
@@ -182,6 +186,32 @@ async def test_wrong_requests_say_what_is_wrong(
     assert response.json().keys() == {"error"}
     assert said in response.json()["error"]
     assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("output_size", "9" * 1000, "output_size: input should be a valid integer"),
+        ("output_size", f"1,2,{2**63}", "output_size/2: input should be a valid integer"),
+        ("output_size", f"[{-(2**63) - 1}]", "output_size/0: input should be a valid integer"),
+        ("output_size", str(2**63 - 1), "the output [1, 1, "),
+        ("kernel_size", "1" * 19, "expected at most 4096"),
+    ],
+)
+async def test_integers_in_text_have_64_bits(
+    client: httpx.AsyncClient, option: str, value: str, said: str
+) -> None:
+    one = [1] * 5
+    message = {
+        "inputs": [
+            tensor(shape=one, data=[1]),
+            tensor(name="indices", shape=one, datatype="INT64", data=[0]),
+        ],
+        "parameters": {"kernel_size": 1, "index_space": "default", option: value},
+    }
+    response = await client.post("/v2/models/max_unpool3d/infer", json=message)
+    assert response.status_code == 422, response.text
+    assert said in response.json()["error"]
 
 
 @pytest.mark.parametrize("left_out", [{"outputs": []}, {"outputs": None}, {"id": None}])

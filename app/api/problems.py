@@ -116,17 +116,17 @@ def short(text: str) -> str:
 
 
 def from_validation(error: ValidationError, known: Collection[str]) -> InvalidRequest:
-    """Pydantic's findings as pointers and sentences, without the input's values."""
+    """Pydantic's findings as pointers and sentences, without the input's values: the first few."""
     findings = error.errors(include_url=False, include_input=False, include_context=False)
     # A misspelt name first: it explains the one that is missing.
     findings.sort(key=lambda found: found["type"] != "extra_forbidden")
+    findings = [found for found in findings if not _is_echo(found, findings)]
     fields = [
         _field_error(found["type"], found["loc"], found["msg"], known)
-        for found in findings
-        if not _is_echo(found, findings)
+        for found in findings[:MAX_ERRORS]
     ]
     first = fields[0].detail
-    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     return InvalidRequest(first + more, fields)
 
 

@@ -9,6 +9,8 @@ CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 Layout = Literal["channels_first", "channels_last"]
 Flag = Annotated[bool, Field(strict=True)]
 MAX_AXES = 3
+MAX_RANK = 32
+"""The most axes that `max_rank` can allow."""
 Extent = Annotated[int, Field(strict=True, ge=1)]
 Pad = Annotated[int, Field(strict=True, ge=0)]
 PaddingMode = Literal["valid", "same", "same_upper", "same_lower"]
@@ -62,7 +64,8 @@ Pads = Annotated[
     Discriminator(_pads_form),
 ]
 Trailing = Annotated[
-    Annotated[Pad, Tag("one")] | Annotated[tuple[Pad, ...], Field(min_length=1), Tag("axes")],
+    Annotated[Pad, Tag("one")]
+    | Annotated[tuple[Pad, ...], Field(min_length=1, max_length=MAX_RANK), Tag("axes")],
     Discriminator(_size_form),
 ]
 OutputSize = Annotated[

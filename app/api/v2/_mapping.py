@@ -11,6 +11,7 @@ from app.codecs.named import add_tensors
 from app.codecs.open_inference import NAMES, Inference, Output
 from app.errors import InvalidRequest
 from app.layers import LayerSpec, Plan, Port
+from app.schemas.calls import ComputeCall
 from app.schemas.tensors import TensorField, TensorPayload
 
 RESERVED = frozenset(
@@ -21,6 +22,10 @@ PREFIXES = {"gradients": "grad_", "running_stats": "running_", "batch_stats": "b
 TRACKED = "num_batches_tracked"
 INTEGERS = ("indices", TRACKED)
 """The outputs that are INT64 in every dtype."""
+MAX_OPTION_CHARACTERS = 1024
+"""Most text of one option: a list of 32 lengths takes a third."""
+COMMON = ComputeCall.model_fields
+INT64 = range(-(2**63), 2**63)
 
 
 def fields_of(
@@ -29,11 +34,12 @@ def fields_of(
     """The request's fields as `/v1` has them.
 
     Raises:
-        InvalidRequest: a tensor that the layer has not, or of another dtype.
+        InvalidRequest: a tensor that the layer has not, or of another dtype; a parameter of too
+            much text.
 
     """
     fields: dict[str, object] = {
-        name: _option(value)
+        name: _option(name, value) if name in spec.options.model_fields or name in COMMON else value
         for name, value in inference.parameters.items()
         if name not in RESERVED and not name.startswith("triton_")
     }
@@ -55,16 +61,25 @@ def fields_of(
     return fields
 
 
-def _option(value: object) -> object:
+def _option(name: str, value: object) -> object:
     """Lists may come as text, "2,2" or "[2, 2]", because the protocol's parameters are flat."""
     if not isinstance(value, str):
         return value
+    if len(value) > MAX_OPTION_CHARACTERS:
+        detail = f"{name}: expected at most {MAX_OPTION_CHARACTERS} characters; got {len(value)}"
+        raise InvalidRequest.at(name, "too-long", detail)
     for text in (value, f"[{value}]"):
         try:
-            return json.loads(text)
+            return json.loads(text, parse_int=_number)
         except (ValueError, RecursionError):
             continue
     return value
+
+
+def _number(digits: str) -> int | float:
+    """Beyond 64 bits a float, which no option takes for an integer, as where JSON is read."""
+    number = int(digits)
+    return number if number in INT64 else float(digits)
 
 
 def _integer(payload: TensorPayload) -> int:
