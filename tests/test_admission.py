@@ -195,6 +195,21 @@ async def test_the_deadline_answers_at_once_and_holds_until_the_thread_is_done(
     assert admission.large.turns.taken == 0
 
 
+@pytest.mark.parametrize(
+    ("timeout_s", "expected"), [(None, DeadlineExceeded), (60, DeadlineExceeded), (4, Overloaded)]
+)
+async def test_a_timer_that_ends_early_tells_which_time_was_over(
+    timeout_s: float | None, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def early(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(asyncio, "wait", early)
+    future = asyncio.get_running_loop().create_future()
+    with pytest.raises(expected):
+        await Patience(clock() + 30).wait(future, timeout_s)
+
+
 async def test_work_of_a_client_that_left_is_dropped(admission: Admission) -> None:
     gate, left, ran = threading.Event(), asyncio.Event(), []
     first, second = claim_of(admission), claim_of(admission)
