@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.api.health import STUCK_S, Readiness
 from app.errors import BodyTooLarge, DeadlineExceeded, OutputTooLarge, Overloaded
 from app.scheduling import Abandoned, Admission, Claim, Patience, Threads, clock, memory_budget
 from app.scheduling.claims import LARGE_TURNS, SMALL_MS
@@ -72,15 +73,62 @@ async def test_a_full_queue_refuses_at_once_and_tells_how_long_it_is_full() -> N
     pool = Pool("it", 1, 1)
     await pool.take(1, endless)
     waiting = asyncio.create_task(pool.take(1, endless))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await pool.take(1, endless)
+    await asyncio.sleep(0.02)
     assert pool.full_s >= 0.01
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert (pool.waiting, pool.full_s) == (0, 0)
     pool.give(1)
     await pool.take(1, endless)
+
+
+async def test_a_queue_is_stuck_until_someone_who_waits_is_served(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    readiness, pool = Readiness(lambda: admission.stuck_s), admission.small.results
+    await pool.take(pool.size, endless)
+    waiting = [asyncio.create_task(pool.take(1, endless)) for _ in range(4)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await pool.take(1, endless)
+    for _ in range(4):  # each gives up after 2 s, and another one waits in its place
+        assert readiness.obstacle() is None or now > STUCK_S
+        now += 2
+        waiting.pop(0).cancel()
+        await asyncio.sleep(0)
+        waiting.append(asyncio.create_task(pool.take(1, endless)))
+        await asyncio.sleep(0)
+    assert readiness.obstacle() is not None
+    pool.give(1)
+    assert (readiness.obstacle(), pool.waiting) == (None, 3)
+    pool.give(3)
+    await asyncio.gather(*waiting)
+
+
+async def test_turns_that_are_never_given_back_are_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its queue is bounded by its pace, and never as long as others may be."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    turns = Turns("a turn", 1, 32, timeout_s=2)
+    for _ in range(3):
+        await turns.take(1, endless)
+        now += 0.5
+        turns.give(1)
+    await turns.take(1, endless)
+    waiting = [asyncio.create_task(turns.take(1, endless)) for _ in range(3)]
+    await asyncio.sleep(0)
+    now += 6
+    assert (turns.waiting, turns.full_s) == (2, 6)
+    turns.give(1)
+    assert turns.full_s == 0
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_who_gives_up_lets_the_next_pass_and_returns_what_it_got_meanwhile() -> None:
