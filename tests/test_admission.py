@@ -69,6 +69,23 @@ async def test_a_pool_serves_in_the_order_of_asking() -> None:
     assert (pool.taken, pool.waiting) == (3, 0)
 
 
+async def test_who_needs_little_passes_who_waits_for_more_than_is_free() -> None:
+    pool = Pool("it", 640, 2)
+    await pool.take(600, endless)
+    large = asyncio.create_task(pool.take(100, endless))
+    await asyncio.sleep(0)
+    for _ in range(4):
+        await pool.take(10, endless)
+    little = asyncio.create_task(pool.take(10, endless))
+    await asyncio.sleep(0)
+    assert (pool.taken, pool.waiting) == (640, 2)
+    pool.give(10)
+    await little
+    assert (pool.taken, pool.waiting) == (640, 1)
+    pool.give(100)
+    await large
+
+
 async def test_a_full_queue_refuses_at_once_and_tells_how_long_it_is_full() -> None:
     pool = Pool("it", 1, 1)
     await pool.take(1, endless)

@@ -1,4 +1,7 @@
-"""What requests share, bytes or turns: taken at once, or in the order of asking."""
+"""What requests share, bytes or turns: taken at once, or in the order of asking.
+
+Those who need next to nothing pass those who wait for more than is free.
+"""
 
 import asyncio
 import time
@@ -12,6 +15,8 @@ EXPECTED_SHARE = 0.6
 """Longest expected wait, of the longest allowed one: work differs, and a request that waits in vain
 hears of it late.
 """
+LITTLE = 64
+"""What needs at most this part of a pool waits for nobody else."""
 Wait = Callable[[asyncio.Future[None]], Awaitable[None]]
 
 
@@ -77,18 +82,24 @@ class Pool:
         self._serve()
 
     def _fits(self, amount: int) -> bool:
-        return not self._waiting and self.taken + amount <= self.size
+        free = self.size - self.taken
+        return amount <= free and (not self._waiting or self._is_little(amount))
+
+    def _is_little(self, amount: int) -> bool:
+        return amount <= self.size // LITTLE
 
     def _grant(self, amount: int) -> None:
         self.taken += amount
 
     def _serve(self) -> None:
+        blocked = False
         for entry in list(self._waiting):
             amount, granted = entry
             if granted.cancelled():  # its request is about to leave the queue
                 continue
-            if self.taken + amount > self.size:
-                break
+            if amount > self.size - self.taken or (blocked and not self._is_little(amount)):
+                blocked = True
+                continue
             self._waiting.remove(entry)
             self._grant(amount)
             granted.set_result(None)
