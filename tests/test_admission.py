@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.api.health import STUCK_S, Readiness
 from app.errors import BodyTooLarge, DeadlineExceeded, OutputTooLarge, Overloaded
 from app.scheduling import Abandoned, Admission, Claim, Patience, Threads, clock, memory_budget
 from app.scheduling.claims import LARGE_TURNS, SMALL_MS
@@ -68,19 +69,83 @@ async def test_a_pool_serves_in_the_order_of_asking() -> None:
     assert (pool.taken, pool.waiting) == (3, 0)
 
 
+async def test_who_needs_little_passes_who_waits_for_more_than_is_free() -> None:
+    pool = Pool("it", 640, 2)
+    await pool.take(600, endless)
+    large = asyncio.create_task(pool.take(100, endless))
+    await asyncio.sleep(0)
+    for _ in range(4):
+        await pool.take(10, endless)
+    little = asyncio.create_task(pool.take(10, endless))
+    await asyncio.sleep(0)
+    assert (pool.taken, pool.waiting) == (640, 2)
+    pool.give(10)
+    await little
+    assert (pool.taken, pool.waiting) == (640, 1)
+    pool.give(100)
+    await large
+
+
 async def test_a_full_queue_refuses_at_once_and_tells_how_long_it_is_full() -> None:
     pool = Pool("it", 1, 1)
     await pool.take(1, endless)
     waiting = asyncio.create_task(pool.take(1, endless))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await pool.take(1, endless)
+    await asyncio.sleep(0.02)
     assert pool.full_s >= 0.01
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert (pool.waiting, pool.full_s) == (0, 0)
     pool.give(1)
     await pool.take(1, endless)
+
+
+async def test_a_queue_is_stuck_until_someone_who_waits_is_served(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    readiness, pool = Readiness(lambda: admission.stuck_s), admission.small.results
+    await pool.take(pool.size, endless)
+    waiting = [asyncio.create_task(pool.take(1, endless)) for _ in range(4)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await pool.take(1, endless)
+    for _ in range(4):  # each gives up after 2 s, and another one waits in its place
+        assert readiness.obstacle() is None or now > STUCK_S
+        now += 2
+        waiting.pop(0).cancel()
+        await asyncio.sleep(0)
+        waiting.append(asyncio.create_task(pool.take(1, endless)))
+        await asyncio.sleep(0)
+    assert readiness.obstacle() is not None
+    pool.give(1)
+    assert (readiness.obstacle(), pool.waiting) == (None, 3)
+    pool.give(3)
+    await asyncio.gather(*waiting)
+
+
+async def test_turns_that_are_never_given_back_are_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its queue is bounded by its pace, and never as long as others may be."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    turns = Turns("a turn", 1, 32, timeout_s=2)
+    for _ in range(3):
+        await turns.take(1, endless)
+        now += 0.5
+        turns.give(1)
+    await turns.take(1, endless)
+    waiting = [asyncio.create_task(turns.take(1, endless)) for _ in range(3)]
+    await asyncio.sleep(0)
+    now += 6
+    assert (turns.waiting, turns.full_s) == (2, 6)
+    turns.give(1)
+    assert turns.full_s == 0
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_who_gives_up_lets_the_next_pass_and_returns_what_it_got_meanwhile() -> None:
@@ -193,6 +258,21 @@ async def test_the_deadline_answers_at_once_and_holds_until_the_thread_is_done(
     gate.set()
     await until(lambda: is_empty(admission))
     assert admission.large.turns.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "expected"), [(None, DeadlineExceeded), (60, DeadlineExceeded), (4, Overloaded)]
+)
+async def test_a_timer_that_ends_early_tells_which_time_was_over(
+    timeout_s: float | None, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def early(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(asyncio, "wait", early)
+    future = asyncio.get_running_loop().create_future()
+    with pytest.raises(expected):
+        await Patience(clock() + 30).wait(future, timeout_s)
 
 
 async def test_work_of_a_client_that_left_is_dropped(admission: Admission) -> None:

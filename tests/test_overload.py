@@ -57,6 +57,9 @@ async def test_the_deadline_is_the_callers_within_the_services(http: httpx.Async
         "/v2/models/relu/infer", json=infer, headers={"X-Request-Timeout-Ms": "0"}
     )
     assert (answer.status_code, list(answer.json())) == (504, ["error"])
+    shape = {"input_shape": [1, 1, 4], "kernel_size": 2}
+    answer = await http.post(f"{PATH}/shape", json=shape, headers={"X-Request-Timeout-Ms": "0"})
+    assert answer.status_code == 504, answer.text
     assert await gauges(http) == IDLE
 
 
@@ -90,6 +93,23 @@ async def test_a_body_that_pauses_or_is_not_there(http: httpx.AsyncClient) -> No
     answer = await http.send(request)
     assert (answer.status_code, answer.json()["type"]) == (411, "/errors/length-required")
     assert await gauges(http) == IDLE
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/shape"])
+async def test_a_body_that_drips_is_given_up_when_the_time_is_over(path: str) -> None:
+    async def dripping() -> AsyncIterator[bytes]:
+        for byte in json.dumps(BODY).encode():
+            yield bytes([byte])
+            await asyncio.sleep(0.02)
+
+    app = create_app(Settings())
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as http:
+        headers = {**HEADERS, "X-Request-Timeout-Ms": "100"}
+        answer = await http.post(path, content=dripping(), headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (408, "/errors/body-timeout")
+        assert "time was over" in answer.json()["detail"]
 
 
 async def test_a_request_without_data_is_small(http: httpx.AsyncClient) -> None:

@@ -145,13 +145,14 @@ async def _next(receive: Receive, idle_timeout_ms: int, until_s: float) -> Messa
     return message
 
 
-def deadline_s(headers: Headers, arrived_s: float, most_ms: int) -> float:
-    """When the answer must be ready, on the clock of `arrived_s`.
+def deadline_s(scope: Scope, headers: Headers, most_ms: int) -> float:
+    """When the answer must be ready, on `clock`: so long after the request's arrival.
 
     Raises:
         InvalidRequest: `X-Request-Timeout-Ms` is no number.
 
     """
+    arrived_s: float = scope.get("state", {}).get("arrived") or clock()
     text = headers.get(b"x-request-timeout-ms")
     if text is None:
         return arrived_s + most_ms / 1e3

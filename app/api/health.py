@@ -11,7 +11,7 @@ STUCK_S = 5.0
 class Readiness:
     """Ready, until the process drains, its device fails, or a queue is stuck full.
 
-    `stuck_s` tells for how long a queue has been full.
+    `stuck_s` tells for how long a queue has been full without serving anybody.
     """
 
     def __init__(self, stuck_s: Callable[[], float]) -> None:
@@ -34,5 +34,5 @@ class Readiness:
         if self.device_lost:
             return DeviceLost("the device failed; this process will be replaced")
         if self._stuck_s() > STUCK_S:
-            return Overloaded(f"a queue has been full for more than {STUCK_S:.0f} s")
+            return Overloaded(f"a queue is full and has not moved for more than {STUCK_S:.0f} s")
         return None

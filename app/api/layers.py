@@ -117,8 +117,7 @@ class LayerService:
         self._metrics.answered(layer, encoding, spent)
 
     def _claim(self, scope: Scope, headers: Headers) -> Claim:
-        arrived_s = scope.get("state", {}).get("arrived") or clock()
-        until_s = deadline_s(headers, arrived_s, self.limits["request_timeout_ms"])
+        until_s = deadline_s(scope, headers, self.limits["request_timeout_ms"])
         return self._admission.claim(Patience(until_s))
 
     async def body(
@@ -267,8 +266,10 @@ def build_router(
         accepted(headers, (JSON,))
         most_bytes = min(SHAPE_BODY_BYTES, limits[LIMITS[JSON]])
         length = body_length(headers, most_bytes)
+        until_s = deadline_s(request.scope, headers, limits["request_timeout_ms"])
         idle_ms = limits["body_idle_timeout_ms"]
-        body = await read_body(request.receive, length, most_bytes, idle_ms)
+        body = await read_body(request.receive, length, most_bytes, idle_ms, until_s)
+        Patience(until_s).check()
         fields = CODECS[JSON].decode(body, {}, max_rank=limits["max_rank"], max_list=0)
         call: Any = validated(shape_model(spec), fields)
         text = json.dumps(engine.shape(spec, call))

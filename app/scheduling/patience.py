@@ -8,6 +8,7 @@ from typing import TypeVar
 from app.errors import DeadlineExceeded, Overloaded
 
 T = TypeVar("T")
+TOO_LATE = "the request's time was over before its answer was ready"
 clock = time.perf_counter
 
 
@@ -38,7 +39,7 @@ class Patience:
         if self._watch is not None and self._watch.done():
             raise Abandoned
         if clock() >= self.deadline_s:
-            raise DeadlineExceeded("the request's time was over before its answer was ready")
+            raise DeadlineExceeded(TOO_LATE)
 
     async def wait(self, future: asyncio.Future[T], timeout_s: float | None = None) -> T:
         """The future's result; the future itself is left alone.
@@ -52,15 +53,18 @@ class Patience:
         if self._watch is None and self._gone is not None:
             self._watch = asyncio.ensure_future(self._gone())
         left_s = self.deadline_s - clock()
+        hasty = timeout_s is not None and timeout_s < left_s
         await asyncio.wait(
             (future, self._watch) if self._watch else (future,),
-            timeout=left_s if timeout_s is None else min(left_s, timeout_s),
+            timeout=timeout_s if hasty else left_s,
             return_when=asyncio.FIRST_COMPLETED,
         )
         if future.done():
             return future.result()
         self.check()
-        raise Overloaded("no turn came in time")
+        if hasty:
+            raise Overloaded("no turn came in time")
+        raise DeadlineExceeded(TOO_LATE)  # the event loop's timers end a little early
 
     def close(self) -> None:
         """Stop watching the client."""

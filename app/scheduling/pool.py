@@ -1,4 +1,7 @@
-"""What requests share, bytes or turns: taken at once, or in the order of asking."""
+"""What requests share, bytes or turns: taken at once, or in the order of asking.
+
+Those who need next to nothing pass those who wait for more than is free.
+"""
 
 import asyncio
 import time
@@ -12,6 +15,8 @@ EXPECTED_SHARE = 0.6
 """Longest expected wait, of the longest allowed one: work differs, and a request that waits in vain
 hears of it late.
 """
+LITTLE = 64
+"""What needs at most this part of a pool waits for nobody else."""
 Wait = Callable[[asyncio.Future[None]], Awaitable[None]]
 
 
@@ -33,7 +38,7 @@ class Pool:
 
     @property
     def full_s(self) -> float:
-        """For how long the queue has been full without a break, s."""
+        """For how long nobody who waits has been given anything, since somebody was refused, s."""
         return 0.0 if self._full_since is None else time.monotonic() - self._full_since
 
     def check_room(self, amount: int = 1) -> None:
@@ -44,6 +49,7 @@ class Pool:
 
         """
         if not self._fits(amount) and self.waiting >= self._max_waiting:
+            self._note_full()
             raise Overloaded(f"{self.waiting} requests wait for {self.name} already")
 
     async def take(self, amount: int, wait: Wait) -> None:
@@ -60,7 +66,6 @@ class Pool:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (amount, granted)
         self._waiting.append(entry)
-        self._note_length()
         try:
             await wait(granted)
         except BaseException:
@@ -77,27 +82,33 @@ class Pool:
         self._serve()
 
     def _fits(self, amount: int) -> bool:
-        return not self._waiting and self.taken + amount <= self.size
+        free = self.size - self.taken
+        return amount <= free and (not self._waiting or self._is_little(amount))
+
+    def _is_little(self, amount: int) -> bool:
+        return amount <= self.size // LITTLE
 
     def _grant(self, amount: int) -> None:
         self.taken += amount
 
     def _serve(self) -> None:
+        blocked = False
         for entry in list(self._waiting):
             amount, granted = entry
             if granted.cancelled():  # its request is about to leave the queue
                 continue
-            if self.taken + amount > self.size:
-                break
+            if amount > self.size - self.taken or (blocked and not self._is_little(amount)):
+                blocked = True
+                continue
             self._waiting.remove(entry)
             self._grant(amount)
             granted.set_result(None)
-        self._note_length()
-
-    def _note_length(self) -> None:
-        if self.waiting < max(self._max_waiting, 1):
             self._full_since = None
-        elif self._full_since is None:
+        if not self._waiting:
+            self._full_since = None
+
+    def _note_full(self) -> None:
+        if self._waiting and self._full_since is None:
             self._full_since = time.monotonic()
 
 
@@ -121,6 +132,7 @@ class Turns(Pool):
         super().check_room(amount)
         wait_s = (self.waiting + 1) * self._pace_s
         if not self._fits(amount) and wait_s > EXPECTED_SHARE * self._timeout_s:
+            self._note_full()
             raise Overloaded(f"the wait for {self.name} is about {wait_s:.1f} s", wait_s)
 
     def give(self, amount: int) -> None:
