@@ -74,6 +74,8 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for listener in server.sockets:
                 bound_unsent_bytes(listener.fileno())
+        if sockets and self.config.workers == 1:  # the parent of workers has told
+            self.config.tell_where(sockets[0])
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def _sweep(self) -> None:
