@@ -200,6 +200,16 @@ class Settings(BaseSettings):
                 raise SettingsError(f"{name}: {said}") from None
         return tuple(dict.fromkeys(keys))
 
+    def holding_keys(self) -> Self:
+        """These settings with the file's keys in them, for processes that must not read it.
+
+        Raises:
+            SettingsError: as `read_keys`.
+
+        """
+        keys = tuple(SecretStr(key) for key in self.read_keys())
+        return self.model_copy(update={"api_keys": keys, "api_keys_file": None})
+
     @property
     def limits(self) -> dict[str, int]:
         """The limits in force, under the names that `/v1/info` shows."""

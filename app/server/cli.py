@@ -28,8 +28,6 @@ def main(arguments: list[str] | None = None) -> int:
         _check_device(settings.device)
     except ValueError as error:
         return _refuse(error)
-    # Workers are processes of their own and read the environment.
-    os.environ |= {PREFIX + k.upper(): str(v) for k, v in flags.items() if v is not None}
     try:
         with _shared_metrics(settings.workers):
             return serve(settings)

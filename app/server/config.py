@@ -3,6 +3,8 @@
 import logging
 import math
 import socket
+from functools import partial
+from typing import Any
 
 import uvicorn
 
@@ -16,7 +18,7 @@ HEALTH_CHECK_S = 60
 
 
 class ServingConfig(uvicorn.Config):
-    """Carries the settings along; it is pickled on its way to the workers.
+    """Carries the settings along, for the app too; it is pickled on its way to the workers.
 
     Names what is heavy by its path, so that the parent of workers does not import it.
     """
@@ -42,6 +44,10 @@ class ServingConfig(uvicorn.Config):
             timeout_keep_alive=math.ceil(settings.keep_alive_timeout_ms / 1000),
             timeout_worker_healthcheck=HEALTH_CHECK_S,
         )
+
+    def load_app(self) -> Any:
+        """What builds the app, with its settings."""
+        return partial(super().load_app(), self.settings)
 
     def bind_socket(self) -> socket.socket:
         """A socket for the listener; it does not listen yet.
