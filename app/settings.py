@@ -19,12 +19,23 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "LAMINA_"
 MIB = 1 << 20
+PIB = 1 << 50
+DAY_MS = 86_400_000
+MANY = 1 << 30
+"""More than anyone means."""
+LAST_WORDS_MS = 1000
+"""What the end of a process needs at least once it takes no more requests."""
 MIN_KEY = 16
 KEY = re.compile(r"[!-~]*")
 SECRET = frozenset(("api_keys",))
 """Settings whose values stand in no message."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
+
+SERVICE_LINK = re.compile(
+    PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*|PORT=(tcp|udp|sctp)://.*)"
+)
+"""What Kubernetes sets for a Service whose name begins with `lamina`."""
 
 
 class SettingsError(ValueError):
@@ -42,7 +53,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on (`0.0.0.0` in the container image)."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
@@ -56,7 +67,7 @@ class Settings(BaseSettings):
     """Comma-separated keys, one of which `Authorization: Bearer KEY` must carry."""
     api_keys_file: Path | None = None
     """A file of keys, one a line; blank lines and those that begin with `#` do not count."""
-    max_requests_per_minute: int | None = Field(None, ge=1)
+    max_requests_per_minute: int | None = Field(None, ge=1, le=MANY)
     """Most requests of one key, or of one address where there are no keys; left out: no bound."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated addresses and networks whose forwarded headers are believed."""
@@ -72,9 +83,9 @@ class Settings(BaseSettings):
     """Largest JSON body, bytes."""
     max_binary_body_bytes: int = Field(64 * MIB, ge=1024, le=4096 * MIB)
     """Largest binary body, bytes."""
-    max_output_bytes: int = Field(256 * MIB, ge=1024)
+    max_output_bytes: int = Field(256 * MIB, ge=1024, le=PIB)
     """Largest result and working memory of one request, bytes."""
-    max_cost_ms: int = Field(10_000, ge=1)
+    max_cost_ms: int = Field(10_000, ge=1, le=DAY_MS)
     """Largest estimated computing time of one request, ms."""
     max_rank: int = Field(8, ge=5, le=32)
     """Largest number of axes of a tensor."""
@@ -82,31 +93,31 @@ class Settings(BaseSettings):
     """Largest kernel, stride, dilation and padding along one axis, elements."""
     max_replicas: int = Field(64, ge=1, le=4096)
     """Most tensors in a list of inputs."""
-    request_timeout_ms: int = Field(30_000, ge=1)
+    request_timeout_ms: int = Field(30_000, ge=1, le=DAY_MS)
     """Longest time from a request's arrival to its answer, ms."""
-    queue_timeout_ms: int = Field(2_000, ge=1)
+    queue_timeout_ms: int = Field(2_000, ge=1, le=DAY_MS)
     """Longest time that a request waits for memory or a turn, ms."""
-    max_queued_requests: int = Field(32, ge=0)
+    max_queued_requests: int = Field(32, ge=0, le=MANY)
     """Most requests that wait for the same memory or turn in one process."""
-    memory_budget_bytes: int | None = Field(None, ge=16 * MIB)
+    memory_budget_bytes: int | None = Field(None, ge=16 * MIB, le=PIB)
     """Memory for requests in one process; left out: its share of 70 % of the container's."""
-    header_timeout_ms: int = Field(10_000, ge=1)
+    header_timeout_ms: int = Field(10_000, ge=1, le=DAY_MS)
     """Longest time that a request's headers take to come, ms."""
-    body_idle_timeout_ms: int = Field(10_000, ge=1)
+    body_idle_timeout_ms: int = Field(10_000, ge=1, le=DAY_MS)
     """Longest pause within a body that is coming in, ms."""
-    write_timeout_ms: int = Field(30_000, ge=1)
+    write_timeout_ms: int = Field(30_000, ge=1, le=DAY_MS)
     """Longest time that a client takes to read the next piece of an answer, ms."""
-    keep_alive_timeout_ms: int = Field(75_000, ge=1000)
+    keep_alive_timeout_ms: int = Field(75_000, ge=1000, le=DAY_MS)
     """How long an idle connection stays open, ms; longer than a proxy in front keeps its own."""
-    max_header_bytes: int = Field(32 * 1024, ge=1024)
+    max_header_bytes: int = Field(32 * 1024, ge=1024, le=16 * MIB)
     """Most bytes of a request's line and headers."""
-    max_header_fields: int = Field(100, ge=8)
+    max_header_fields: int = Field(100, ge=8, le=10_000)
     """Most headers of a request."""
-    max_connections: int = Field(4096, ge=1)
+    max_connections: int = Field(4096, ge=1, le=MIB)
     """Most open connections of one process."""
-    drain_delay_ms: int = Field(5_000, ge=0)
+    drain_delay_ms: int = Field(5_000, ge=0, le=DAY_MS)
     """How long after SIGTERM requests are still taken, ms."""
-    drain_grace_ms: int = Field(40_000, ge=0)
+    drain_grace_ms: int = Field(40_000, ge=0, le=DAY_MS)
     """Longest time from SIGTERM to the exit, ms."""
 
     @field_validator("api_keys", "trusted_proxies", "cors_origins", mode="before")
@@ -154,7 +165,20 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _no_wildcard_with_credentials(self) -> Self:
         if self.cors_credentials and "*" in self.cors_origins:
-            raise ValueError("with LAMINA_CORS_ORIGINS=* it must stay false: name the origins")
+            raise ValueError(
+                "LAMINA_CORS_CREDENTIALS=true: with LAMINA_CORS_ORIGINS=* it must stay false: "
+                "name the origins"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _time_to_drain(self) -> Self:
+        if self.drain_grace_ms < self.drain_delay_ms + LAST_WORDS_MS:
+            raise ValueError(
+                f"LAMINA_DRAIN_GRACE_MS={self.drain_grace_ms}: with "
+                f"LAMINA_DRAIN_DELAY_MS={self.drain_delay_ms}, which is a part of it, expected at "
+                f"least {self.drain_delay_ms + LAST_WORDS_MS}"
+            )
         return self
 
     def read_keys(self) -> tuple[str, ...]:
@@ -175,6 +199,16 @@ class Settings(BaseSettings):
                 name = f"{PREFIX}API_KEYS_FILE={str(self.api_keys_file)!r}"
                 raise SettingsError(f"{name}: {said}") from None
         return tuple(dict.fromkeys(keys))
+
+    def holding_keys(self) -> Self:
+        """These settings with the file's keys in them, for processes that must not read it.
+
+        Raises:
+            SettingsError: as `read_keys`.
+
+        """
+        keys = tuple(SecretStr(key) for key in self.read_keys())
+        return self.model_copy(update={"api_keys": keys, "api_keys_file": None})
 
     @property
     def limits(self) -> dict[str, int]:
@@ -214,22 +248,33 @@ def load_settings(**flags: object) -> Settings:
             cannot be read. It holds no key.
 
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for variable in os.environ:
-        if variable.startswith(PREFIX) and variable not in known:
-            near = difflib.get_close_matches(variable, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SettingsError(f"{variable}: there is no such setting{hint}")
+    _check_names()
     try:
         given: dict[str, Any] = {k: v for k, v in flags.items() if v is not None}
         settings = Settings(**given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "cors_credentials"
         message = first["msg"].removeprefix("Value error, ")
-        came = "=true" if not first["loc"] else f"={first['input']!r}"
-        if name in SECRET:
-            came = ""
+        if not first["loc"]:  # of several settings, which it names
+            raise SettingsError(message) from None
+        name = str(first["loc"][0])
+        came = "" if name in SECRET else f"={first['input']!r}"
         raise SettingsError(f"{PREFIX}{name.upper()}{came}: {message}") from None
     settings.read_keys()
     return settings
+
+
+def _check_names() -> None:
+    """Raise SettingsError where a variable of our prefix, in any case, is no setting."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable, value in os.environ.items():
+        name = variable.upper()
+        if SERVICE_LINK.match(name) or SERVICE_LINK.match(f"{name}={value}"):
+            raise SettingsError(
+                f"{variable}: Kubernetes sets it for a Service whose name begins with 'lamina'; "
+                "put 'enableServiceLinks: false' into the pod's spec"
+            )
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"{variable}: there is no such setting{hint}")

@@ -97,6 +97,19 @@ def test_every_setting_is_documented() -> None:
         ("DEVICE", "tpu", "pattern"),
         ("MAX_RANK", "1", "greater than or equal to 5"),
         ("PROT", "1", "did you mean LAMINA_PORT?"),
+        ("HOST", "", "at least 1 character"),
+        ("MAX_OUTPUT_BYTES", str(10**23), "less than or equal to"),
+        ("DRAIN_GRACE_MS", str(10**22), "less than or equal to"),
+        ("DRAIN_GRACE_MS", "5999", "LAMINA_DRAIN_DELAY_MS=5000"),
+        ("DRAIN_DELAY_MS", "40000", "LAMINA_DRAIN_GRACE_MS=40000"),
+        ("SERVICE_HOST", "10.0.0.1", "enableServiceLinks: false"),
+        ("SERVICE_PORT", "8000", "enableServiceLinks: false"),
+        ("SERVICE_PORT_HTTP", "8000", "enableServiceLinks: false"),
+        ("PORT", "tcp://10.0.0.1:8000", "enableServiceLinks: false"),
+        ("PORT_8000_TCP", "tcp://10.0.0.1:8000", "enableServiceLinks: false"),
+        ("PORT_8000_TCP_ADDR", "10.0.0.1", "enableServiceLinks: false"),
+        ("GPU_SERVICE_HOST", "10.0.0.1", "enableServiceLinks: false"),
+        ("GPU_PORT", "tcp://10.0.0.1:8000", "enableServiceLinks: false"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_one_line(
@@ -108,6 +121,26 @@ def test_a_setting_that_makes_no_sense_is_one_line(
     assert said in str(caught.value)
     assert PREFIX + variable in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_setting_in_lower_case_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("lamina_port", "1234")
+    monkeypatch.setenv("LAMINA_DRAIN_DELAY_MS", "500")
+    monkeypatch.setenv("LAMINA_DRAIN_GRACE_MS", "1500")
+    assert load_settings().port == 1234
+
+
+def test_a_misspelt_setting_in_lower_case_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("lamina_prot", "1234")
+    with pytest.raises(SettingsError, match=r"lamina_prot: .* did you mean LAMINA_PORT\?"):
+        load_settings()
+
+
+def test_every_number_has_its_bounds() -> None:
+    properties = Settings.model_json_schema()["properties"]
+    for name, told in properties.items():
+        for kind in told.get("anyOf", [told]):
+            assert kind["type"] != "integer" or {"minimum", "maximum"} <= kind.keys(), name
 
 
 def test_wildcard_with_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

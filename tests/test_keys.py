@@ -1,6 +1,7 @@
 """Keys: only health answers without one; files and variables of keys; no message holds a key."""
 
 import hmac
+import pickle
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -201,6 +202,15 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
     both = Settings(api_keys_file=file, api_keys="of-the-variable-01")
     assert both.read_keys() == ("of-the-variable-01", KEY, OTHER)
     assert Settings().read_keys() == ()
+
+
+def test_settings_can_hold_the_keys_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(OTHER)
+    held = Settings(api_keys=KEY, api_keys_file=file).holding_keys()
+    file.unlink()
+    assert pickle.loads(pickle.dumps(held)).read_keys() == (KEY, OTHER)
+    assert OTHER not in repr(held)
 
 
 WEAK = "canary-7f3a"

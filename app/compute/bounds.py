@@ -126,8 +126,8 @@ def check_plan(
     inputs = sum(map(elements_as_if, like.inputs.values()))
     outputs = sum(map(elements_as_if, like.outputs.values()))
     differentiated = getattr(call, spec.gradient) is not None
-    explained_bytes = (inputs + outputs + plan.workspace) * EXPLAIN_BYTES
-    explained_bytes += spec.described_windows(plan) * WINDOW_BYTES
+    explained_bytes = (inputs + outputs + like.workspace) * EXPLAIN_BYTES
+    explained_bytes += spec.described_windows(like) * WINDOW_BYTES
     return replace(
         plan,
         estimated_ms=cost_ms,

@@ -26,13 +26,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(**flags)
         _check_device(settings.device)
-    except (SettingsError, ValueError) as error:
-        print(f"lamina: {error}", file=sys.stderr)
-        return 2
-    # Workers are processes of their own and read the environment.
-    os.environ |= {PREFIX + k.upper(): str(v) for k, v in flags.items() if v is not None}
-    with _shared_metrics(settings.workers):
-        return serve(settings)
+    except ValueError as error:
+        return _refuse(error)
+    try:
+        with _shared_metrics(settings.workers):
+            return serve(settings)
+    except SettingsError as error:
+        return _refuse(error)
+
+
+def _refuse(error: ValueError) -> int:
+    print(f"lamina: {error}", file=sys.stderr)
+    return 2
 
 
 @contextmanager
@@ -50,14 +55,20 @@ def serve(settings: Settings, app: str = "app.server.worker:build") -> int:
     """Serve until a signal; the exit code, which `serving` and `supervisor` explain.
 
     `app` is the path of what builds the app, in each serving process.
+
+    Raises:
+        SettingsError: nobody can listen there.
+
     """
     config = ServingConfig(settings, app)
+    listener = config.bind_socket()
     if settings.workers > 1:
-        return Supervisor(config, [config.bind_socket()]).run()
+        config.tell_where(listener)
+        return Supervisor(config, [listener]).run()
     from app.server.serving import Server  # the parent of workers does without
 
     prepare(settings.max_connections)
-    Server(config).run()
+    Server(config).run([listener])
     return 0
 
 

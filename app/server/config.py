@@ -1,18 +1,24 @@
 """uvicorn's configuration, made from the settings."""
 
+import logging
 import math
+import socket
+from functools import partial
+from typing import Any
 
 import uvicorn
 
 from app.api import logs
-from app.settings import Settings
+from app.settings import Settings, SettingsError
+
+logger = logging.getLogger("uvicorn.error")
 
 HEALTH_CHECK_S = 60
 """Longest silence of a worker: a call into torch may hold the interpreter for seconds."""
 
 
 class ServingConfig(uvicorn.Config):
-    """Carries the settings along; it is pickled on its way to the workers.
+    """Carries the settings along, for the app too; it is pickled on its way to the workers.
 
     Names what is heavy by its path, so that the parent of workers does not import it.
     """
@@ -38,3 +44,44 @@ class ServingConfig(uvicorn.Config):
             timeout_keep_alive=math.ceil(settings.keep_alive_timeout_ms / 1000),
             timeout_worker_healthcheck=HEALTH_CHECK_S,
         )
+
+    def load_app(self) -> Any:
+        """What builds the app, with its settings."""
+        return partial(super().load_app(), self.settings)
+
+    def bind_socket(self) -> socket.socket:
+        """A socket for the listener; it does not listen yet.
+
+        Raises:
+            SettingsError: there is no such address here, or the port is another's.
+
+        """
+        try:
+            family, address = _resolved(self.settings.host, self.settings.port)
+            listener = socket.socket(family)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except (OSError, UnicodeError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or "this is no host's name"
+            place = self._place(self.settings.port)
+            raise SettingsError(
+                f"cannot listen on {place} (LAMINA_HOST, LAMINA_PORT): {reason}"
+            ) from None
+        listener.set_inheritable(True)
+        return listener
+
+    def tell_where(self, listener: socket.socket) -> None:
+        """Log where the service listens, the port that it got included."""
+        place = self._place(listener.getsockname()[1])
+        logger.info("Uvicorn running on http://%s (Press CTRL+C to quit)", place)
+
+    def _place(self, port: int) -> str:
+        host = self.settings.host
+        return f"[{host}]:{port}" if host.count(":") > 1 else f"{host}:{port}"
+
+
+def _resolved(host: str, port: int) -> tuple[int, tuple[object, ...]]:
+    """Family and address of a host, of IPv4 where it has both."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return family, address

@@ -29,7 +29,10 @@ from app.server.refusals import Sparingly, answer
 LINGER_S = 2.0
 LINGER_BYTES = 64 << 20
 SPARE_CONNECTIONS = 256
-"""How many above the limit are told so; those beyond are dropped."""
+"""How many above the limit may ask for health and metrics; those beyond are dropped."""
+SPARE_HEADER_S = 1.0
+SPARED = frozenset((b"/livez", b"/readyz", b"/metrics"))
+"""Paths that are answered above the limit: a full process must not be taken for a dead one."""
 CROWDED = 0.75
 """The share of `max_connections` from which on idle connections stay open for a second only."""
 CROWDED_IDLE_S = 1.0
@@ -73,7 +76,7 @@ class Protocol(HttpToolsProtocol):
         self._answered_at = self._linger_until = self._stalled_at = 0.0
         self._piece = self._head_bytes = self._stalled_bytes = self._discarded = 0
         self._wire_bytes = self._body_bytes = self._chunks = 0
-        self._upgrading = self._deaf = False
+        self._upgrading = self._deaf = self._spare = False
         self._running: RequestResponseCycle | None = None
 
     # What comes in
@@ -86,7 +89,8 @@ class Protocol(HttpToolsProtocol):
             self.warnings.warn("connection dropped: %d are open", open_now)
             transport.abort()
         elif open_now > self._max_connections:
-            self.refuse(TooManyConnections(f"at most {self._max_connections} are served at once"))
+            self._spare = True
+            self._header_s = min(self._header_s, SPARE_HEADER_S)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -153,6 +157,8 @@ class Protocol(HttpToolsProtocol):
             self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
+        if self._spare and self.url.partition(b"?")[0] not in SPARED:
+            raise self._too_many()
         self._check_head()
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
@@ -164,6 +170,7 @@ class Protocol(HttpToolsProtocol):
         self._wire_bytes = self._body_bytes = self._chunks = 0
         self._answered_at = 0.0
         self.cycle.transport = self._writer  # type: ignore[assignment]
+        self.cycle.keep_alive &= not self._spare
         self.headers = []  # fields behind the body stay out of the scope
 
     def on_body(self, body: bytes) -> None:
@@ -327,8 +334,13 @@ class Protocol(HttpToolsProtocol):
         if self._unanswered:
             self.cycle.keep_alive = False
             self._deaf = True
+        elif self._spare:
+            self.refuse(self._too_many())
         else:
             self.transport.close()
+
+    def _too_many(self) -> TooManyConnections:
+        return TooManyConnections(f"at most {self._max_connections} are served at once")
 
     # The end of the process
 

@@ -53,11 +53,17 @@ class Server(uvicorn.Server):
         self._cut_off = False
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+            # For workers it is their parent's.
+            alone = self.config.workers == 1
+            signal.signal(signal.SIGHUP, self.handle_exit if alone else signal.SIG_IGN)
         super().run(sockets)
         leave()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal starts the drain; SIGINT skips the delay; a second one ends it all."""
+        """The first signal, also SIGHUP, starts the drain; SIGINT skips the delay; a second one
+        ends it all.
+        """
         if not self._signalled_at:
             self._signalled_at = time.perf_counter()
             self.should_exit = True
@@ -74,6 +80,8 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for listener in server.sockets:
                 bound_unsent_bytes(listener.fileno())
+        if sockets and self.config.workers == 1:  # the parent of workers has told
+            self.config.tell_where(sockets[0])
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def _sweep(self) -> None:

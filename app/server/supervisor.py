@@ -1,6 +1,7 @@
 """The parent of several workers: replaces those that crash or hang, and ends them all in time.
 
-Nothing here waits for a worker: a hung one must not keep the parent from its signals.
+Nothing here waits for a worker: a hung one must not keep the parent from its signals. Workers get
+their keys from the parent, so that a broken file keeps no replacement from its start.
 """
 
 import logging
@@ -19,6 +20,7 @@ from uvicorn.supervisors.multiprocess import Process
 
 from app.server.config import ServingConfig
 from app.server.process import prepare
+from app.settings import SettingsError
 
 logger = logging.getLogger("lamina")
 
@@ -110,6 +112,8 @@ class Supervisor(Multiprocess):
 
     def __init__(self, config: ServingConfig, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
+        self._given = config.settings
+        config.settings = self._given.holding_keys()
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []
         self._old: deque[Worker] = deque()
@@ -165,7 +169,15 @@ class Supervisor(Multiprocess):
     # Rolling restart
 
     def handle_hup(self) -> None:
-        """Replace each worker, one by one, once its replacement serves."""
+        """Replace each worker, one by one, once its replacement serves, with the keys of now.
+
+        Keys that cannot be read change nothing.
+        """
+        try:
+            self.config.settings = self._given.holding_keys()
+        except SettingsError as error:
+            logger.error("no worker is restarted, the keys stay as they were: %s", error)
+            return
         logger.info("restarting the workers one by one")
         self._old = deque(self._workers)
 

@@ -6,6 +6,7 @@ import logging
 from starlette.types import ASGIApp
 
 from app.main import create_app
+from app.settings import Settings
 
 MIB = 1 << 20
 # The numbers of mallopt's parameters, from glibc's malloc.h.
@@ -13,11 +14,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 64 * MIB, M_TRIM_THRESHOLD: 256 * MIB}
 
 
-def build() -> ASGIApp:
+def build(settings: Settings) -> ASGIApp:
     """The app of one serving process."""
     logging.captureWarnings(True)
     keep_freed_memory()
-    return create_app()
+    return create_app(settings)
 
 
 def keep_freed_memory() -> bool:

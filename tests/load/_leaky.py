@@ -5,13 +5,14 @@ import sys
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.server import cli, worker
+from app.settings import Settings
 
 kept: list[object] = []
 build = worker.build
 
 
-def leaky() -> ASGIApp:
-    app = build()
+def leaky(settings: Settings) -> ASGIApp:
+    app = build(settings)
 
     async def keeping(scope: Scope, receive: Receive, send: Send) -> None:
         async def keep() -> Message:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problems import CatchAll
 from app.server.cli import serve
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 
 APP = "tests.server.stand_in"
 
@@ -31,8 +31,14 @@ class Readiness:
         self.ready = False
 
 
-def build() -> ASGIApp:
-    return CatchAll(answer)
+def build(settings: Settings) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") == "/keys":
+            await respond(send, ",".join(settings.read_keys()).encode())
+        else:
+            await answer(scope, receive, send)
+
+    return CatchAll(app)
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -253,7 +254,7 @@ def test_connections_over_the_limit_are_told_so(tmp_path_factory: pytest.TempPat
             assert ask(connection, get("/livez")).startswith(b"HTTP/1.1 200")
         refused = 0
         with ThreadPoolExecutor(16) as pool:
-            for heard in pool.map(lambda _: exchange(server, closing("/livez")), range(60)):
+            for heard in pool.map(lambda _: exchange(server, closing("/echo")), range(60)):
                 if heard.statuses == [503]:
                     assert problem_of(heard.data)["type"] == "/errors/too-many-connections"
                     assert b"retry-after: " in heard.data
@@ -268,6 +269,25 @@ def test_connections_over_the_limit_are_told_so(tmp_path_factory: pytest.TempPat
         assert log.read_text().count("connection refused") <= 30
         for connection in held:
             connection.close()
+
+
+def test_a_full_process_still_answers_its_probes(tmp_path: Path) -> None:
+    settings = {"MAX_CONNECTIONS": "10", "DRAIN_DELAY_MS": "0"}
+    with started(log=tmp_path / "log", app=APP, settings=settings) as server:
+        for _ in range(10):
+            server.connect().sendall(b"GET /echo HT")
+        time.sleep(0.3)
+        for path in ("/livez", "/readyz", "/metrics", "/metrics?name=up"):
+            heard = exchange(server, get(path) * 2)  # the second is not served
+            assert heard.statuses == [200]
+            assert b"connection: close" in heard.data
+            assert heard.closed
+        for request_ in (get("/echo"), post("/livezz", b"1"), get("/livez/"), get("/li")[:-2]):
+            heard = exchange(server, request_)
+            assert heard.statuses == [503]
+            assert problem_of(heard.data)["type"] == "/errors/too-many-connections"
+            assert heard.seconds < 5
+        server.stop(signal.SIGINT)
 
 
 def test_the_garbage_collector_skips_what_stays_loaded(server: Serving) -> None:

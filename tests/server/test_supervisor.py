@@ -248,6 +248,58 @@ def test_sighup_loses_nothing_and_a_worker_that_does_not_end_is_killed(pair: Ser
     assert not psutil.pid_exists(victim)
 
 
+KEY, OTHER = "an-old-key-0123456789", "a-new-key-0123456789"
+
+
+def keys_of(server: Serving) -> set[str]:
+    """The keys that the workers have; both of two will answer within a few."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: exchange(server, closing("/keys")).data, range(8))
+        return {answer.rpartition(b"\r\n")[2].decode() for answer in answers}
+
+
+def test_keys_are_read_at_the_start_and_at_sighup(tmp_path: Path) -> None:
+    file, log = tmp_path / "keys", tmp_path / "log"
+    file.write_text(KEY)
+    settings = {"DRAIN_DELAY_MS": "0", "API_KEYS_FILE": str(file)}
+    with started(*TWO, log=log, app=APP, settings=settings) as server:
+        wait_for(lambda: len(serving_pids(server)) == 2)
+        for refusals, broken in enumerate(("weak", ""), 1):
+            file.write_text(broken)
+            server.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: log.read_text().count("keys stay as they were") == refusals)  # noqa: B023
+            victim, other = sorted(worker_pids(server))
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: len(serving_pids(server)) == 2 and victim not in serving_pids(server))  # noqa: B023
+            assert other in worker_pids(server)
+            assert keys_of(server) == {KEY}
+        file.write_text(f"{KEY}\n{OTHER}")
+        old = worker_pids(server)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: keys_of(server) == {f"{KEY},{OTHER}"} and not worker_pids(server) & old)
+        assert KEY not in log.read_text()
+        assert server.stop()[0] == 0
+
+
+def test_sighup_drains_a_process_that_has_no_parent(tmp_path: Path) -> None:
+    settings = {"DRAIN_DELAY_MS": "500"}
+    with started(log=tmp_path / "log", app=APP, settings=settings) as server:
+        with ThreadPoolExecutor() as pool:
+            running = pool.submit(exchange, server, closing("/sleep/1000"))
+            time.sleep(0.3)
+            code, _ = server.stop(signal.SIGHUP)
+            assert running.result().statuses == [200]
+        assert code == 0
+
+
+def test_sighup_to_all_of_a_terminal_kills_no_worker(pair: Serving) -> None:
+    old = worker_pids(pair)
+    for pid in old:
+        os.kill(pid, signal.SIGHUP)
+    time.sleep(1)
+    assert worker_pids(pair) == old
+
+
 def test_an_app_that_does_not_start_ends_the_parent(tmp_path: Path) -> None:
     environment = {"STAND_IN_FAILS": "1"}
     log = tmp_path / "log"
