@@ -1,8 +1,12 @@
 """`/v2` byte by byte: frames, compression, names, and what hostile clients send."""
 
 import gzip
+import itertools
 import json
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 
 from app.codecs.open_inference import decode
-from app.errors import MalformedBody
+from app.errors import InvalidRequest, MalformedBody
 
 pytestmark = pytest.mark.anyio
 RELU = "/v2/models/relu/infer"
@@ -262,6 +266,29 @@ def test_unclosed_strings_are_passed_once() -> None:
     """A search from each quote on would take hours."""
     with pytest.raises(MalformedBody):
         decode(b'NaN"' + b'\\"' * 2_000_000, None, max_rank=8, max_tensors=4)
+
+
+@pytest.mark.parametrize("where", [b'{"id":"%s","inputs":[NaN]}', b'{"id":"%s","inputs":[%s]}'])
+def test_a_long_string_stops_no_other_thread(where: bytes) -> None:
+    body = where.replace(b"[%s]", b"[" + b"9" * 30 + b"]") % (b"a" * 12_000_000)
+    assert min(longest_pause_s(body) for _ in range(3)) < 0.1
+
+
+def longest_pause_s(body: bytes) -> float:
+    """For how long another thread cannot run while the body is read."""
+    times, done = [], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            times.append(time.perf_counter())
+
+    with ThreadPoolExecutor() as pool:
+        watching = pool.submit(watch)
+        with pytest.raises(InvalidRequest):
+            decode(body, None, max_rank=8, max_tensors=4)
+        done.set()
+        watching.result()
+    return max(after - before for before, after in itertools.pairwise(times))
 
 
 @pytest.mark.parametrize("length", ["9999", "-1", "1e2", "", "1" * 30])
