@@ -13,7 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from app.codecs.open_inference import decode
+from app.codecs._arrays import as_payload
+from app.codecs.open_inference import Inference, decode, encode
 from app.errors import InvalidRequest, MalformedBody
 
 pytestmark = pytest.mark.anyio
@@ -377,3 +378,15 @@ async def test_tensors_behind_odd_bytes_are_moved_to_where_torch_wants_them() ->
     numbers = np.frombuffer(inference.inputs["b"].data, "<f4")
     assert numbers.flags.aligned
     assert numbers.tolist() == [1, 2]
+
+
+def test_printed_numbers_are_not_copied_into_one_text() -> None:
+    numbers = np.random.default_rng(0).random(400_000, np.float32)
+    payload = as_payload(numbers, "float32", (2, 200_000))
+    inference = Inference(None, {}, None, {}, binary_default=False)
+    pieces, length = encode("relu", inference, {"output": payload})
+    assert length is None
+    assert max(map(len, pieces)) < sum(map(len, pieces)) / 4
+    [output] = json.loads(b"".join(pieces))["outputs"]
+    assert output["shape"] == [2, 200_000]
+    assert np.array_equal(np.array(output["data"], np.float32), numbers)
