@@ -272,7 +272,7 @@ def test_unclosed_strings_are_passed_once() -> None:
 @pytest.mark.parametrize("where", [b'{"id":"%s","inputs":[NaN]}', b'{"id":"%s","inputs":[%s]}'])
 def test_a_long_string_stops_no_other_thread(where: bytes) -> None:
     body = where.replace(b"[%s]", b"[" + b"9" * 30 + b"]") % (b"a" * 12_000_000)
-    assert min(longest_pause_s(body) for _ in range(3)) < 0.1
+    assert min(longest_pause_s(body) for _ in range(3)) < 0.15
 
 
 def longest_pause_s(body: bytes) -> float:

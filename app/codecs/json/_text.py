@@ -94,13 +94,19 @@ def outside_strings(
     Quotes are counted, by searches that are short even in long strings: no other thread can run
     while one goes on.
     """
-    quotes = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-    inside, seen = 0, 0
+    quotes, inside, seen = None, 0, 0
     for start, end in places:
+        quotes = quotes or _without_escapes(text)
         inside ^= quotes.count(b'"', seen, start) & 1
         seen = start
         if not inside:
             yield start, end
+
+
+def _without_escapes(text: bytes | bytearray) -> bytes | bytearray:
+    if b"\\" not in text:
+        return text
+    return text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
 
 
 def _diagnose(body: bytes | bytearray, error: Exception) -> NoReturn:

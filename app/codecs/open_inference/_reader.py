@@ -77,15 +77,13 @@ def _raw(body: bytes | bytearray) -> Inference:
 
 def _quoted(text: bytes | bytearray) -> bytes | bytearray:
     """JSON with the bare NaN and Infinity that clients send written as strings."""
-    if b"NaN" not in text and b"Infinity" not in text:
-        return text
     quoted, done = bytearray(), 0
     places = heapq.merge(_places(text, b"NaN"), _places(text, b"Infinity"))
     for start, end in outside_strings(text, places):
         start -= text[start - 1 : start] == b"-"
         quoted += b'"'.join((text[done:start], text[start:end], b""))
         done = end
-    return quoted + text[done:]
+    return quoted + text[done:] if done else text
 
 
 def _places(text: bytes | bytearray, word: bytes) -> Iterator[tuple[int, int]]:
