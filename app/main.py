@@ -24,6 +24,7 @@ from app.api.layers import Compute, Front, LayerService, build_router
 from app.api.logs import request_logger
 from app.api.metrics import Metrics
 from app.api.tracing import UNTRACED, Telemetry
+from app.codecs import json
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
@@ -72,6 +73,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Readiness]]:
+        json.warm_up()
         engine.warm_up()
         for executor in (threads.large, threads.small):
             executor.submit(engine.warm_up).result()

@@ -328,3 +328,22 @@ async def test_a_list_is_no_longer_than_a_tensors_rank(http: httpx.AsyncClient) 
         response = await http.request(**post("/v1/layers/layer_norm", body))
         assert response.status_code == 422
         assert said in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/assets/docs.js"])
+async def test_pages_are_whole_whatever_range_is_asked_for(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    page = (await http.get(path)).content
+    for asked in ("bytes=9999999-", "bytes=abc", f"{CANARY}=1-2", "bytes=5-1", "bytes=0-3"):
+        response = await http.get(path, headers={"Range": asked})
+        assert (response.status_code, response.content) == (200, page)
+        assert response.headers.get("Accept-Ranges", "none") == "none"
+
+
+async def test_files_tell_their_methods(http: httpx.AsyncClient) -> None:
+    for path in ("docs.js", CANARY):
+        response = await http.request(**post(f"/docs/assets/{path}"))
+        assert response.status_code == 405
+        assert response.headers["Allow"] == "GET, HEAD"
+        assert response.json()["type"] == "/errors/method-not-allowed"

@@ -13,11 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from app.codecs import json as codec
-from app.codecs._arrays import as_array, round_to_half, widen
+from app.codecs._arrays import as_array, round_to_half, shortest_halves, widen
 from app.errors import InvalidRequest, LaminaError, MalformedBody
+from app.main import create_app
 from app.schemas.tensors import DTYPES, FLOATS, INTEGERS, TensorField, TensorPayload
+from app.settings import Settings
 
 shapes = st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple)
 
@@ -328,3 +331,19 @@ def test_malformed_text_of_many_strings_takes_little_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * len(body)
+
+
+@pytest.mark.anyio
+async def test_the_tables_of_halves_are_built_before_the_server_listens() -> None:
+    """They take 0.15 s, in which no other request is answered."""
+    built: list[int] = []
+    shortest_halves.cache_clear()
+
+    async def receive() -> Message:
+        return {"type": f"lifespan.{'shutdown' if built else 'startup'}"}
+
+    async def send(message: Message) -> None:
+        built.append(shortest_halves.cache_info().currsize)
+
+    await create_app(Settings())({"type": "lifespan", "state": {}}, receive, send)
+    assert built[0] == 2

@@ -1,16 +1,21 @@
 """`/v2` byte by byte: frames, compression, names, and what hostile clients send."""
 
 import gzip
+import itertools
 import json
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from app.codecs.open_inference import decode
-from app.errors import MalformedBody
+from app.codecs._arrays import as_payload
+from app.codecs.open_inference import Inference, decode, encode
+from app.errors import InvalidRequest, MalformedBody
 
 pytestmark = pytest.mark.anyio
 RELU = "/v2/models/relu/infer"
@@ -264,6 +269,29 @@ def test_unclosed_strings_are_passed_once() -> None:
         decode(b'NaN"' + b'\\"' * 2_000_000, None, max_rank=8, max_tensors=4)
 
 
+@pytest.mark.parametrize("where", [b'{"id":"%s","inputs":[NaN]}', b'{"id":"%s","inputs":[%s]}'])
+def test_a_long_string_stops_no_other_thread(where: bytes) -> None:
+    body = where.replace(b"[%s]", b"[" + b"9" * 30 + b"]") % (b"a" * 12_000_000)
+    assert min(longest_pause_s(body) for _ in range(3)) < 0.15
+
+
+def longest_pause_s(body: bytes) -> float:
+    """For how long another thread cannot run while the body is read."""
+    times, done = [], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            times.append(time.perf_counter())
+
+    with ThreadPoolExecutor() as pool:
+        watching = pool.submit(watch)
+        with pytest.raises(InvalidRequest):
+            decode(body, None, max_rank=8, max_tensors=4)
+        done.set()
+        watching.result()
+    return max(after - before for before, after in itertools.pairwise(times))
+
+
 @pytest.mark.parametrize("length", ["9999", "-1", "1e2", "", "1" * 30])
 async def test_lying_header_lengths_are_400(client: httpx.AsyncClient, length: str) -> None:
     response = await client.post(RELU, content=b"{}", headers={LENGTH: length})
@@ -350,3 +378,15 @@ async def test_tensors_behind_odd_bytes_are_moved_to_where_torch_wants_them() ->
     numbers = np.frombuffer(inference.inputs["b"].data, "<f4")
     assert numbers.flags.aligned
     assert numbers.tolist() == [1, 2]
+
+
+def test_printed_numbers_are_not_copied_into_one_text() -> None:
+    numbers = np.random.default_rng(0).random(400_000, np.float32)
+    payload = as_payload(numbers, "float32", (2, 200_000))
+    inference = Inference(None, {}, None, {}, binary_default=False)
+    pieces, length = encode("relu", inference, {"output": payload})
+    assert length is None
+    assert max(map(len, pieces)) < sum(map(len, pieces)) / 4
+    [output] = json.loads(b"".join(pieces))["outputs"]
+    assert output["shape"] == [2, 200_000]
+    assert np.array_equal(np.array(output["data"], np.float32), numbers)

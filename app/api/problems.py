@@ -211,8 +211,8 @@ def install(app: FastAPI) -> None:
         kind = ROUTING.get(error.status_code, LaminaError)
         response = problem(kind("GET /openapi.json lists the paths and their methods"))
         response.headers.update(error.headers or {})
-        if error.status_code == 405:
-            response.headers["Allow"] = ", ".join(_methods(app, request.scope))
+        if error.status_code == 405 and (known := ", ".join(_methods(app, request.scope))):
+            response.headers["Allow"] = known
         return response
 
     @app.get("/errors/{code}", include_in_schema=False)
@@ -224,7 +224,9 @@ def install(app: FastAPI) -> None:
 
 
 def _methods(app: FastAPI, scope: Scope) -> Iterator[str]:
-    """What the path takes; the router's own error knows the first route of the path alone."""
+    """What the path takes, nothing below a mount, which knows it itself; the router's own error
+    knows the first route of the path alone.
+    """
     for method in METHODS:
         asked = {**scope, "method": method}
         if any(route.matches(asked)[0] is Match.FULL for route in app.routes):

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import FileResponse
+from starlette.types import Receive, Scope, Send
 
 from app.api.headers import page_headers
 from app.api.health import Readiness
@@ -19,6 +19,19 @@ JSON = "application/json"
 DOCS_PAGE = page_headers(
     "default-src 'self'", "img-src 'self' data:", "style-src 'self' 'unsafe-inline'"
 )
+
+
+class _Assets(StaticFiles):
+    """Files, always whole: starlette answers a wrong `Range` in plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Accept-Ranges"] = "none"
+        return response
 
 
 def build_router(info: dict[str, Any], metrics: Metrics, readiness: Readiness) -> APIRouter:
@@ -50,6 +63,7 @@ def build_docs(document: Callable[[], dict[str, Any]]) -> APIRouter:
     """The interactive reference, from this process's own files."""
     router = APIRouter(include_in_schema=False)
     text = json.dumps(document()).encode()
+    page = (STATIC / "docs.html").read_bytes()
 
     @router.get("/openapi.json")
     async def openapi() -> Response:
@@ -57,7 +71,7 @@ def build_docs(document: Callable[[], dict[str, Any]]) -> APIRouter:
 
     @router.get("/docs")
     async def docs() -> Response:
-        return FileResponse(STATIC / "docs.html", headers=DOCS_PAGE)
+        return Response(page, headers=DOCS_PAGE, media_type="text/html; charset=utf-8")
 
-    router.mount("/docs/assets", StaticFiles(directory=STATIC))
+    router.mount("/docs/assets", _Assets(directory=STATIC))
     return router

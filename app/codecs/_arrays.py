@@ -85,7 +85,7 @@ def shortest_halves(dtype: str) -> Doubles:
     Each is held as the float64 whose own shortest text is that decimal, so that printing the
     table's entry prints it.
     """
-    values = widen(np.arange(1 << 16, dtype="<u2"), dtype)
+    values = widen(np.arange(1 << 15, dtype="<u2"), dtype)
     shortest = values.copy()
     rest = np.flatnonzero(np.isfinite(values))
     for digits in range(6):
@@ -93,4 +93,4 @@ def shortest_halves(dtype: str) -> Doubles:
         same = widen(round_to_half(decimals, dtype), dtype) == values[rest]
         shortest[rest[same]] = decimals[same]
         rest = rest[~same]
-    return shortest
+    return np.concatenate([shortest, -shortest])  # the last bit is the sign

@@ -6,7 +6,7 @@ non-finite numbers, integers beyond 64 bits), takes a slower path under the same
 """
 
 from app.codecs.json._reader import decode
-from app.codecs.json._writer import encode
+from app.codecs.json._writer import encode, warm_up
 from app.schemas.tensors import DTYPES
 
 INLINE_BYTES = 384 * 1024
@@ -28,4 +28,12 @@ def answer_bytes(numbers: int, dtype: str) -> int:
     return numbers * (26 if DTYPES[dtype].itemsize == 8 else 16)
 
 
-__all__ = ["INLINE_BYTES", "INLINE_NUMBERS", "answer_bytes", "decode", "encode", "need_bytes"]
+__all__ = [
+    "INLINE_BYTES",
+    "INLINE_NUMBERS",
+    "answer_bytes",
+    "decode",
+    "encode",
+    "need_bytes",
+    "warm_up",
+]

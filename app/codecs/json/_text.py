@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 import simdjson
@@ -17,8 +17,6 @@ DIAGNOSED_BYTES = 256 * 1024
 _LONG_INTEGER = b"0" * 19
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _DIGIT_RUN = re.compile(b"0+")
-# An unclosed string matches to the end at once, or each quote in it would be tried again.
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
@@ -71,19 +69,44 @@ def _print_long_integers_as_floats(body: bytes | bytearray) -> bytes:
 
     JavaScript prints 1e20 as 100000000000000000000.
     """
-    digits, strings = body.translate(_DIGITS), _STRING.finditer(body)
-    pieces, done, end, string = [], 0, 0, (-1, -1)
-    while (start := digits.find(_LONG_INTEGER, end)) >= 0:
-        end = start + len(_DIGIT_RUN.match(digits, start)[0])  # type: ignore[index]
-        while string[1] <= start:
-            found = next(strings, None)
-            string = found.span() if found else (len(body), len(body) + 1)
+    pieces, done = [], 0
+    for start, end in outside_strings(body, _long_integers(body)):
         sign = body[start - 1 : start] == b"-"
         before, after = body[start - 1 - sign : start - sign], body[end : end + 1]
-        if string[0] > start and before and before in b"[,: \t\r\n" and after in b",]} \t\r\n":
+        if before and before in b"[,: \t\r\n" and after in b",]} \t\r\n":
             pieces += [body[done:end], b".0"]
             done = end
     return b"".join([*pieces, body[done:]])
+
+
+def _long_integers(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
+    digits, end = body.translate(_DIGITS), 0
+    while (start := digits.find(_LONG_INTEGER, end)) >= 0:
+        end = start + len(_DIGIT_RUN.match(digits, start)[0])  # type: ignore[index]
+        yield start, end
+
+
+def outside_strings(
+    text: bytes | bytearray, places: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Those of the places, starts and ends in order, that no string of the JSON holds.
+
+    Quotes are counted, by searches that are short even in long strings: no other thread can run
+    while one goes on.
+    """
+    quotes, inside, seen = None, 0, 0
+    for start, end in places:
+        quotes = quotes or _without_escapes(text)
+        inside ^= quotes.count(b'"', seen, start) & 1
+        seen = start
+        if not inside:
+            yield start, end
+
+
+def _without_escapes(text: bytes | bytearray) -> bytes | bytearray:
+    if b"\\" not in text:
+        return text
+    return text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
 
 
 def _diagnose(body: bytes | bytearray, error: Exception) -> NoReturn:

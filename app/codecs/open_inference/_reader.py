@@ -1,13 +1,14 @@
 """Request's bytes -> `Inference`."""
 
+import heapq
 import math
-import re
+from collections.abc import Iterator
 from typing import Any
 
 import simdjson
 
 from app.codecs.json._tensors import TensorReader, plain
-from app.codecs.json._text import members, parse
+from app.codecs.json._text import members, outside_strings, parse
 from app.codecs.open_inference._messages import DTYPE_OF, FOREIGN, Inference, Output
 from app.errors import InvalidRequest, MalformedBody
 from app.schemas.tensors import DTYPES, Shape, TensorPayload, json_kind
@@ -18,8 +19,6 @@ UNSERVED = {
     "classification": "ask for the numbers and rank them",
 }
 """What a tensor's parameters may ask for in vain, and what to do instead."""
-# An unclosed string matches to the end at once, or each quote in it would be tried again.
-_STRING_OR_BARE = re.compile(rb'"(?:[^"\\]|\\.)*+"?|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 
 
 def decode(
@@ -76,11 +75,22 @@ def _raw(body: bytes | bytearray) -> Inference:
     return Inference(None, {"input": payload}, None, {}, binary_default=True)
 
 
-def _quoted(text: bytes | bytearray) -> bytes:
+def _quoted(text: bytes | bytearray) -> bytes | bytearray:
     """JSON with the bare NaN and Infinity that clients send written as strings."""
-    if b"NaN" not in text and b"Infinity" not in text:
-        return bytes(text)
-    return _STRING_OR_BARE.sub(lambda m: m[0] if m[0][:1] == b'"' else b'"' + m[0] + b'"', text)
+    quoted, done = bytearray(), 0
+    places = heapq.merge(_places(text, b"NaN"), _places(text, b"Infinity"))
+    for start, end in outside_strings(text, places):
+        start -= text[start - 1 : start] == b"-"
+        quoted += b'"'.join((text[done:start], text[start:end], b""))
+        done = end
+    return quoted + text[done:] if done else text
+
+
+def _places(text: bytes | bytearray, word: bytes) -> Iterator[tuple[int, int]]:
+    start = text.find(word)
+    while start >= 0:
+        yield start, start + len(word)
+        start = text.find(word, start + len(word))
 
 
 def _objects(value: Any, pointer: str, most: int) -> list[Any]:
@@ -148,7 +158,7 @@ def _listed(reader: TensorReader, data: Any, shape: Shape, pointer: str) -> Tens
     return payload
 
 
-def _check_flat(text: bytes, entries: list[Any], asked: Any) -> None:
+def _check_flat(text: bytes | bytearray, entries: list[Any], asked: Any) -> None:
     """Refuse lists among a flat list's numbers, which a buffer hides where their count fits.
 
     Where the text has no bracket but those of the lists that are known, there are none.

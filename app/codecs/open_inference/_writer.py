@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import orjson
 
 from app.codecs import json as json_codec
 from app.codecs.open_inference._messages import NAMES, Inference
@@ -31,17 +30,11 @@ def encode(
             blobs.append(memoryview(elements))
             entry["parameters"] = {"binary_data_size": size}
         else:
-            entry["data"] = _printed(payload)
+            # In row-major order, whatever the shape.
+            entry["data"] = payload._replace(shape=(math.prod(payload.shape),))
         entries.append(entry)
-    message = {"model_name": model, "model_version": "1", "outputs": entries}
+    message: dict[str, Any] = {"model_name": model, "model_version": "1", "outputs": entries}
     if request.id is not None:
         message["id"] = request.id
-    text = orjson.dumps(message)
-    return [text, *blobs], len(text) if blobs else None
-
-
-def _printed(payload: TensorPayload) -> orjson.Fragment:
-    """The numbers in row-major order, whatever the shape."""
-    flat = payload._replace(shape=(math.prod(payload.shape),))
-    text = b"".join(json_codec.encode({"data": flat}))
-    return orjson.Fragment(text[len(b'{"data":') : -1])
+    pieces = json_codec.encode(message)
+    return [*pieces, *blobs], sum(map(len, pieces)) if blobs else None
