@@ -108,15 +108,19 @@ def check_plan(spec: LayerSpec, plan: Plan, call: ComputeCall, limits: dict[str,
     inputs = sum(map(math.prod, plan.inputs.values()))
     outputs = sum(map(math.prod, plan.outputs.values()))
     differentiated = getattr(call, spec.gradient) is not None
+    gradients = differentiated * (inputs + outputs + plan.gradient_workspace)
+    numbers = outputs + differentiated * inputs
+    rounded_bytes = numbers * DTYPES[call.dtype].itemsize * DTYPES[call.dtype].is_half
     explained_bytes = (inputs + outputs + plan.workspace) * EXPLAIN_BYTES
     explained_bytes += spec.described_windows(plan) * WINDOW_BYTES
     return replace(
         plan,
         estimated_ms=cost_ms,
         # Beside results: the inputs as they are worked on, their gradients and the outputs'.
-        estimated_bytes=(elements + inputs + differentiated * (inputs + outputs)) * itemsize
+        estimated_bytes=(elements + inputs + gradients) * itemsize
+        + rounded_bytes
         + call.explain * explained_bytes,
-        answer_numbers=outputs + differentiated * inputs,
+        answer_numbers=numbers,
     )
 
 
