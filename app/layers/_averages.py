@@ -12,7 +12,7 @@ from app.layers._pooling import pad_by_hand, padded_elements
 from app.layers._windows import SlidingAxis, inside
 from app.schemas.tensors import Shape
 
-TAP_NS = 5_000
+TAP_NS = 6_000
 DIVISOR_COST = 40
 DIVISOR_COPIES = 8
 """Operations and float32 elements that an axis's divisors take, of 64 bits, for each window."""
