@@ -126,15 +126,19 @@ def check_plan(
     inputs = sum(map(elements_as_if, like.inputs.values()))
     outputs = sum(map(elements_as_if, like.outputs.values()))
     differentiated = getattr(call, spec.gradient) is not None
+    gradients = differentiated * (inputs + outputs + like.gradient_workspace)
+    numbers = outputs + differentiated * inputs
+    rounded_bytes = numbers * DTYPES[call.dtype].itemsize * DTYPES[call.dtype].is_half
     explained_bytes = (inputs + outputs + like.workspace) * EXPLAIN_BYTES
     explained_bytes += spec.described_windows(like) * WINDOW_BYTES
     return replace(
         plan,
         estimated_ms=cost_ms,
         # Beside results: the inputs as they are worked on, their gradients and the outputs'.
-        estimated_bytes=(elements + inputs + differentiated * (inputs + outputs)) * itemsize
+        estimated_bytes=(elements + inputs + gradients) * itemsize
+        + rounded_bytes
         + call.explain * explained_bytes,
-        answer_numbers=outputs + differentiated * inputs,
+        answer_numbers=numbers,
     )
 
 

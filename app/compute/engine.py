@@ -271,7 +271,7 @@ def _close(output: torch.Tensor, exact: torch.Tensor, dtype: str) -> bool:
     memory of whole copies.
     """
     tolerance = RELATIVE_TOLERANCE[dtype]
-    pieces = (tensor.flatten().split(COMPARED_AT_ONCE) for tensor in (output, exact))
+    pieces = map(_pieces, (output, exact))
     return all(
         torch.allclose(
             ours.to(TORCH_DTYPES[dtype]).double(),
@@ -282,6 +282,15 @@ def _close(output: torch.Tensor, exact: torch.Tensor, dtype: str) -> bool:
         )
         for ours, theirs in zip(*pieces, strict=True)
     )
+
+
+def _pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Views of parts of bounded size, cut along the longest axis."""
+    tensor = torch.atleast_1d(tensor)
+    axis = max(range(tensor.dim()), key=tensor.shape.__getitem__)
+    row = math.prod(tensor.shape[:axis] + tensor.shape[axis + 1 :])
+    pieces: tuple[torch.Tensor, ...] = tensor.split(max(1, COMPARED_AT_ONCE // max(1, row)), axis)
+    return pieces
 
 
 def _without_numbers(value: object) -> object:

@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from app.layers._pooling import pad_by_hand, padded_elements
-from app.layers._windows import SlidingAxis
+from app.layers._windows import SlidingAxis, inside
 from app.schemas.tensors import Shape
 
-TAP_NS = 5_000
+TAP_NS = 6_000
+DIVISOR_COST = 40
+DIVISOR_COPIES = 8
+"""Operations and float32 elements that an axis's divisors take, of 64 bits, for each window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Averages:
         """Additions: one a tap, or by hand one a tap of each axis in turn."""
         if self.is_native:
             return math.prod(output) * math.prod(a.kernel for a in self.axes)
-        return self._padded(output) * sum(a.kernel for a in self.axes)
+        counts = DIVISOR_COST * sum(a.output for a in self.axes)
+        return self._padded(output) * sum(a.kernel for a in self.axes) + counts
 
     @property
     def overhead_ns(self) -> float:
@@ -53,7 +57,9 @@ class Averages:
 
     def workspace(self, output: Shape) -> int:
         """Elements of working memory."""
-        return 0 if self.is_native else 4 * self._padded(output)
+        if self.is_native:
+            return 0
+        return 4 * self._padded(output) + DIVISOR_COPIES * sum(a.output for a in self.axes)
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
         """`(N, C, *spatial) -> (N, C, *out)`."""
@@ -72,6 +78,20 @@ class Averages:
         for axis in self.axes:
             divisors = divisors.unsqueeze(-1) * self._counts(axis)
         return divisors.clamp(min=1)
+
+    def divisor(self, index: tuple[int, ...]) -> int:
+        """By what the sum of the window at `index` is divided."""
+        if self.override is not None:
+            return self.override
+        counted = (self._counted(axis, i) for axis, i in zip(self.axes, index, strict=True))
+        return max(1, math.prod(counted))
+
+    def _counted(self, axis: SlidingAxis, index: int) -> int:
+        if self.count_include_pad and self.overhang_counts:
+            return axis.kernel
+        padded = self.count_include_pad
+        first, last = -axis.before * padded, axis.input + axis.after * padded
+        return len(inside(axis.taps(index), first, last))
 
     def _padded(self, output: Shape) -> int:
         return padded_elements(math.prod(output[:2]), self.axes)

@@ -247,4 +247,12 @@ def norm_plan(
 ) -> Plan:
     """The plan of a batch norm over `elements` values: a few operations each."""
     parameters = dict.fromkeys(PARAMETERS, (channels,))
-    return Plan(options, {**shapes, **parameters}, outputs, cost=4 * elements)
+    by_hand = options.training and (options.eps == 0 or elements == channels)
+    return Plan(
+        options,
+        {**shapes, **parameters},
+        outputs,
+        cost=4 * elements,
+        workspace=2 * channels + by_hand * elements,
+        gradient_workspace=by_hand * 4 * elements,
+    )

@@ -42,10 +42,11 @@ def planes(
 def _transposed(where: torch.Tensor, spatial: Sequence[int]) -> torch.Tensor:
     """Row-major positions in `spatial` as positions in which the first axis varies fastest."""
     unit, transposed = math.prod(spatial), torch.zeros_like(where)
+    rest = where.clone()
     for length in reversed(spatial):
         unit //= length
-        transposed = transposed + where.remainder(length) * unit
-        where = where.div(length, rounding_mode="floor")
+        transposed += rest.remainder(length).mul_(unit)
+        rest.div_(length, rounding_mode="floor")
     return transposed
 
 

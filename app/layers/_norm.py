@@ -8,6 +8,8 @@ from app.schemas.answers import Advice
 from app.schemas.options import Epsilon, LayerOptions
 from app.schemas.tensors import Shape, Shapes
 
+ROW_COST = 60
+"""Operations that the statistics of a group take, whatever its length."""
 CONSTANT = Advice(
     code="constant-channel",
     message="A normalised group is constant: its variance is 0.",

@@ -88,9 +88,9 @@ def window_notes(
     lengths = x.shape[2:]
     shape = (*x.shape[:2], *(axis.output for axis in axes))
     cards = []
-    for sample, channel, *index in itertools.islice(
-        itertools.product(*map(range, shape)), MAX_WINDOWS
-    ):
+    # Ranges, which product lists, no longer than can be reached.
+    ranges = (range(min(length, MAX_WINDOWS)) for length in shape)
+    for sample, channel, *index in itertools.islice(itertools.product(*ranges), MAX_WINDOWS):
         taps = tuple(axis.taps(i) for axis, i in zip(axes, index, strict=True))
         real = tuple(inside(t, 0, length) for t, length in zip(taps, lengths, strict=True))
         elements = x[sample, channel][tuple(slice(r.start, r.stop, r.step) for r in real)]
@@ -133,13 +133,15 @@ def max_notes(x: torch.Tensor, plan: Plan, *, ignore_nan: bool = False) -> Notes
     return Notes(windows, truncated, tuple(advice))
 
 
-def average_notes(x: torch.Tensor, plan: Plan, divisors: torch.Tensor | None = None) -> Notes:
-    """By what each window's sum is divided; without `divisors`, by its number of elements."""
+def average_notes(
+    x: torch.Tensor, plan: Plan, divisor: Callable[[tuple[int, ...]], int] | None = None
+) -> Notes:
+    """By what each window's sum is divided; without `divisor`, by its number of elements."""
 
     def describe(
         elements: torch.Tensor, real: tuple[range, ...], index: tuple[int, ...]
     ) -> dict[str, object]:
-        return {"divisor": elements.numel() if divisors is None else int(divisors[index])}
+        return {"divisor": divisor(index) if divisor else elements.numel()}
 
     windows, truncated = window_notes(x, plan, describe)
     advice = reduction_advice(plan.axes, x.shape[2:])

@@ -62,7 +62,8 @@ class Plan:
 
     `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
     `overhead_ns` is what it takes beside them where it works piece by piece; `workspace` counts
-    elements of working memory beyond inputs and outputs. All are exact or from above:
+    elements of working memory beyond inputs and outputs, `gradient_workspace` those that gradients
+    take beyond that and the gradients themselves. All are exact or from above:
     `tests/test_cost.py` measures. The last three are the compute layer's to fill in: what the call
     takes by that, its gradients included, and how many numbers its answer has.
     """
@@ -75,6 +76,7 @@ class Plan:
     axes: tuple[Any, ...] = ()
     operation_ns: float = 2.0
     overhead_ns: float = 0.0
+    gradient_workspace: int = 0
     estimated_ms: float = 0.0
     estimated_bytes: int = 0
     answer_numbers: int = 0

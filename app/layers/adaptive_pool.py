@@ -88,6 +88,8 @@ def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output, **({"indices": output} if indices else {})},
         cost=math.prod(output) * math.prod(axis.largest for axis in axes),
+        # torch finds the indices, asked for or not.
+        workspace=2 * math.prod(output) * isinstance(options, AdaptiveMaxPoolOptions),
         axes=axes,
     )
 

@@ -89,7 +89,7 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     """The windows with their divisors."""
-    return average_notes(tensors["input"], plan, _averages(plan.axes, plan.options).divisors())
+    return average_notes(tensors["input"], plan, _averages(plan.axes, plan.options).divisor)
 
 
 def _example(dims: int) -> dict[str, object]:

@@ -27,6 +27,7 @@ from app.schemas.tensors import Shape, Shapes
 
 MULTIPLY_ADD_NS = 1.0
 """Matrix products take less than pooling's comparisons."""
+CHANNEL_BLOCK = 16
 GROUP_NS = 5_000
 """What a group takes where torch convolves them one by one, whatever their size."""
 SAMPLE_NS = 3_000
@@ -70,12 +71,19 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
         inputs={**shapes, "bias": weight[:1]},
         outputs={"output": output},
         cost=operations,
-        # torch unfolds its input where no faster kernel takes it.
-        workspace=operations // weight[0] * options.groups + math.prod(shape),
+        # torch unfolds its input, or lays out its output in blocks of channels.
+        workspace=max(operations // weight[0] * options.groups, _blocked(output))
+        + math.prod(shape),
+        gradient_workspace=_blocked(shape) + math.prod(output),
         axes=axes,
         operation_ns=MULTIPLY_ADD_NS,
         overhead_ns=_overhead_ns(shape[0], options.groups, axes),
     )
+
+
+def _blocked(shape: Shape) -> int:
+    """Elements of a tensor whose channels are filled up to whole blocks."""
+    return math.prod(shape) // shape[1] * -(-shape[1] // CHANNEL_BLOCK) * CHANNEL_BLOCK
 
 
 def _overhead_ns(samples: int, groups: int, axes: Iterable[SlidingAxis]) -> float:

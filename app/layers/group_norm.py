@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
-from app.layers._norm import NormOptions, check_parameters, notes, statistics
+from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, statistics
 from app.layers._spec import (
     LayerSpec,
     Notes,
@@ -68,6 +68,7 @@ def _plan(shapes: Shapes, options: NormOptions, groups: int) -> Plan:
     channels = shape[1]
     check_parameters(shapes, (channels,), "one value a channel of the input")
     per_group = (shape[0], groups)
+    by_hand, copied = math.prod(shape[1:]) == groups, options.layout == "channels_last"
     return Plan(
         options=options,
         inputs={**shapes, "weight": (channels,), "bias": (channels,)},
@@ -76,7 +77,8 @@ def _plan(shapes: Shapes, options: NormOptions, groups: int) -> Plan:
             "statistics.mean": per_group,
             "statistics.inv_std": per_group,
         },
-        cost=6 * math.prod(shape),
+        cost=6 * math.prod(shape) + ROW_COST * math.prod(per_group),
+        workspace=math.prod(shape) * (2 * by_hand + copied),
     )
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
-from app.layers._norm import NormOptions, check_parameters, notes, statistics
+from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, statistics
 from app.layers._spec import ANY_RANK, LayerSpec, Notes, Plan, Port, Tensors, presets
 from app.schemas.options import Epsilon, LayerOptions, Trailing
 from app.schemas.tensors import Shape, Shapes
@@ -57,7 +57,9 @@ def plan(shapes: Shapes, options: Any) -> Plan:
         options=options.model_copy(update=used),
         inputs={**shapes, **dict.fromkeys(parameters, normalized)},
         outputs={"output": shape, **{f"statistics.{name}": lead for name in names}},
-        cost=6 * math.prod(shape),
+        cost=6 * math.prod(shape) + ROW_COST * math.prod(lead),
+        workspace=rms * math.prod(shape),
+        gradient_workspace=3 * rms * math.prod(shape) + math.prod(normalized),
     )
 
 

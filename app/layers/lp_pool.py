@@ -55,7 +55,8 @@ def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output},
         cost=averages.cost(output) + POWERS * elements,
-        workspace=averages.workspace(output) + 2 * elements,
+        workspace=averages.workspace(output) + 3 * elements,
+        gradient_workspace=5 * elements,
         axes=axes,
         overhead_ns=averages.overhead_ns,
     )

@@ -32,8 +32,11 @@ from app.layers._windows import (
 from app.schemas.options import Flag
 from app.schemas.tensors import FLOATS, INTEGERS, Shapes
 
-ARITHMETIC_COPIES = 14
-"""Float32 elements held for each padded element while indices, of 64 bits, are worked out."""
+ARITHMETIC_COPIES = 17
+NUMBERED_COPIES = {"plane": 0, "tf": 2, "onnx": 2}
+"""Float32 elements held for each window while indices, of 64 bits, are worked out."""
+DIVISION = 6
+"""Operations that indices take for each window and axis where they are taken apart."""
 PART_NS = 8_000
 """What sharing gradients takes for each part of the windows, whatever its size; the compute layer
 counts it six times."""
@@ -72,14 +75,18 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
     refuse_empty_windows(axes)
     output = (*shape[:2], *(axis.output for axis in axes))
     used = options.model_copy(update=explicit(axes))
+    numbers = math.prod(output)
+    by_hand = not _is_native(axes, used)
+    turned = options.storage_order == "column" and options.return_indices
     return Plan(
         options=used,
         inputs=shapes,
         outputs={"output": output, **({"indices": output} if options.return_indices else {})},
-        cost=math.prod(output) * math.prod(axis.kernel for axis in axes),
-        workspace=2 * math.prod(output)
-        if _is_native(axes, used)
-        else ARITHMETIC_COPIES * padded_elements(math.prod(shape[:2]), axes),
+        cost=numbers
+        * (math.prod(axis.kernel for axis in axes) + DIVISION * len(axes) * (by_hand + 2 * turned)),
+        workspace=numbers
+        * (2 + ARITHMETIC_COPIES * by_hand + NUMBERED_COPIES[used.index_base] + 6 * turned)
+        + 3 * padded_elements(math.prod(shape[:2]), axes) * by_hand,
         axes=axes,
         overhead_ns=PART_NS * _parts_count(axes) if options.tie != "first" else 0,
     )

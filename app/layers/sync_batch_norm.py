@@ -1,6 +1,7 @@
 """Batch normalisation over replicas: each holds a part of the batch, all share its statistics."""
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -48,8 +49,14 @@ def plan(shapes: Shapes, options: BatchNormOptions) -> Plan:
             outputs[f"replicas.{index}.output"] = shape
             alone = {f"replicas.{index}.batch_stats.{name}": (channels,) for name in STATISTICS}
             outputs |= alone
-    elements = sum(map(math.prod, inputs)) * (2 if options.training else 1)
-    return norm_plan(shapes, options, outputs, channels, elements)
+    joined = sum(map(math.prod, inputs))
+    elements = joined * (2 if options.training else 1)
+    plan = norm_plan(shapes, options, outputs, channels, elements)
+    return replace(
+        plan,
+        workspace=plan.workspace + 2 * joined,
+        gradient_workspace=plan.gradient_workspace + joined,
+    )
 
 
 def _count(shape: Shape) -> int:

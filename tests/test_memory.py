@@ -1,0 +1,167 @@
+"""The plan's bytes bound what a run takes at its peak, in a process a case."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from app.compute import Engine
+from app.layers import LAYERS, compute_model
+from tests.conftest import LIMITS
+from tests.test_cost import payload
+
+MIB = 1 << 20
+SLACK_BYTES = 20 * MIB
+"""What torch loads and sets up when it first computes."""
+LOOSEST = 4
+MODES: tuple[dict[str, Any], ...] = (
+    {},
+    {"grad_output": "ones"},
+    {"explain": True},
+)
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RUNNING = {"running_mean": (4,), "running_var": (4,)}
+IMAGES, LAST = (2, 4, 1024, 1024), (2, 1024, 1024, 4)
+REPLICAS = ((2, 4, 512, 512),) * 4
+ONNX = {"index_base": "onnx", "storage_order": "column"}
+BY_HAND = {"stride": 1, "padding": "same_upper"}
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "relu": ("relu", {"input": (8 * MIB,)}, {}),
+    "in halves": (
+        "adaptive_avg_pool1d",
+        {"input": (1, 1, 2)},
+        {"output_size": 16 * MIB, "dtype": "float16"},
+    ),
+    "layer_norm": ("layer_norm", {"input": (2048, 4096)}, {"axis": -1}),
+    "rms_norm": ("rms_norm", {"input": (2048, 4096)}, {"axis": -1}),
+    "instance_norm": ("instance_norm", {"input": LAST}, {"layout": "channels_last"}),
+    "group_norm": ("group_norm", {"input": IMAGES}, {"num_groups": 2}),
+    "batch_norm": ("batch_norm2d", {"input": LAST}, {"training": True, "layout": "channels_last"}),
+    "batch_norm without eps": (
+        "batch_norm2d",
+        {"input": IMAGES},
+        {"training": True, "eps": 0, "convention": "onnx"},
+    ),
+    "batch_norm running": ("batch_norm2d", {"input": IMAGES, **RUNNING}, {"training": False}),
+    "sync_batch_norm": ("sync_batch_norm", {"inputs": REPLICAS}, {"training": True}),
+    "sync_batch_norm running": (
+        "sync_batch_norm",
+        {"inputs": REPLICAS, **RUNNING},
+        {"training": False},
+    ),
+    "max_pool": ("max_pool2d", {"input": (1, 4, 2048, 2048)}, {"kernel_size": 2}),
+    "max_pool columns": (
+        "max_pool2d",
+        {"input": (1, 1, 2000, 2000)},
+        {"kernel_size": 1, "return_indices": True, **ONNX},
+    ),
+    "max_pool by hand": (
+        "max_pool1d",
+        {"input": (1, 1, 2 * MIB)},
+        {"kernel_size": 2, "nan": "ignore", "return_indices": True, **BY_HAND},
+    ),
+    "max_pool ties": (
+        "max_pool2d",
+        {"input": (1, 1, 1400, 1400)},
+        {"kernel_size": 2, "stride": 1, "tie": "split"},
+    ),
+    "avg_pool": ("avg_pool2d", {"input": (1, 1, 3000, 3000)}, {"kernel_size": 3, "stride": 1}),
+    "avg_pool dilated": (
+        "avg_pool2d",
+        {"input": (1, 1, 1500, 1500)},
+        {"kernel_size": 16, "dilation": 2, "stride": 1},
+    ),
+    "avg_pool by hand": ("avg_pool1d", {"input": (1, 1, 4 * MIB)}, {"kernel_size": 2, **BY_HAND}),
+    "lp_pool": ("lp_pool2d", {"input": (1, 1, 2000, 2000)}, {"kernel_size": 1, "norm_type": 2.5}),
+    "lp_pool by hand": (
+        "lp_pool2d",
+        {"input": (1, 1, 1500, 1500)},
+        {"kernel_size": 5, "dilation": 2, "stride": 1, "lp_abs": True},
+    ),
+    "adaptive_max_pool": ("adaptive_max_pool2d", {"input": (1, 1, 2, 2)}, {"output_size": 2500}),
+    "adaptive_avg_pool": ("adaptive_avg_pool1d", {"input": (1, 1, 2)}, {"output_size": 8 * MIB}),
+    "global_max_pool": ("global_max_pool", {"input": IMAGES}, {}),
+    "global_avg_pool": ("global_avg_pool", {"input": LAST}, {"layout": "channels_last"}),
+    "max_unpool": (
+        "max_unpool2d",
+        {"input": (1, 1, 700, 700), "indices": (1, 1, 700, 700)},
+        {"kernel_size": 2, **ONNX},
+    ),
+    "conv": ("conv2d", {"input": (1, 1, 1500, 1500), "weight": (4, 1, 3, 3)}, {}),
+    "conv of channels": ("conv2d", {"input": (1, 8, 700, 700), "weight": (8, 8, 3, 3)}, {}),
+    "conv3d": ("conv3d", {"input": (1, 1, 120, 120, 120), "weight": (2, 1, 3, 3, 3)}, {}),
+}
+
+
+def filled(name: str, shape: Any) -> Any:
+    """Payloads of these shapes; indices are 0."""
+    if name == "inputs":
+        return tuple(filled("input", one) for one in shape)
+    if name == "indices":
+        return payload(torch.zeros(shape, dtype=torch.int64))
+    return payload(torch.from_numpy(np.random.default_rng(0).random(shape, dtype=np.float32)))
+
+
+def resident_bytes(field: str) -> int:
+    """This process's memory, now (VmRSS) or at its peak (VmHWM)."""
+    found = re.search(rf"{field}:\s+(\d+) kB", STATUS.read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def peak_bytes(engine: Engine, case: str, more: dict[str, Any]) -> tuple[int, int]:
+    """What one run adds to this process at its peak, and what was estimated."""
+    name, shapes, options = CASES[case]
+    spec = LAYERS[name]
+    tensors = {field: filled(field, shape) for field, shape in shapes.items()}
+    if "grad_output" in more:
+        more = {spec.gradient: more["grad_output"]}
+    call = compute_model(spec).model_validate({**tensors, **options, **more})
+    plan = engine.plan(spec, call)
+    CLEAR.write_text("5")
+    before = resident_bytes("VmRSS")
+    answer = engine.run(spec, call, plan)
+    assert answer
+    return resident_bytes("VmHWM") - before, plan.estimated_bytes
+
+
+def check_cases() -> None:
+    """The child: forks for each case and mode, so that none finds memory that another left."""
+    engine = Engine("cpu", LIMITS)
+    engine.warm_up()
+    for case, more in itertools.product(CASES, MODES):
+        pid = os.fork()
+        if pid:
+            _, status = os.waitpid(pid, 0)
+            assert not status
+            continue
+        peak, estimated = peak_bytes(engine, case, more)
+        most, least = estimated + SLACK_BYTES, (estimated - SLACK_BYTES) / LOOSEST
+        if not least <= peak <= most:
+            print(f"{case} {more}: {peak // MIB} MiB, estimated {estimated // MIB}", flush=True)
+        os._exit(0)
+
+
+@pytest.mark.skipif(not CLEAR.exists(), reason="needs Linux's peak of a process")
+def test_the_bytes_bound_the_memory() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", "from tests.test_memory import check_cases; check_cases()"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert (child.returncode, child.stdout) == (0, ""), child.stderr[-2000:]
+
+
+def test_every_family_is_measured() -> None:
+    measured = {LAYERS[name].family for name, _, _ in CASES.values()}
+    assert measured == {spec.family for spec in LAYERS.values()}
