@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 
+from app import main
 from app.api import layers
 from app.main import create_app
 from app.settings import Settings
@@ -74,6 +75,26 @@ async def test_the_deadline_counts_from_the_arrival(http: httpx.AsyncClient) -> 
     assert await gauges(http) == IDLE
     shed = re.findall(r'lamina_shed_requests_total\{reason="(.*)"\} 1.0', await metrics(http))
     assert shed == ["deadline-exceeded"]
+
+
+async def test_gauges_are_set_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def loads(*_: object) -> dict[str, int]:
+        told.append("start")
+        return IDLE
+
+    monkeypatch.setattr(main, "_loads", loads)
+    app, sent = main.create_app(Settings()), []
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    incoming.put_nowait({"type": "lifespan.startup"})
+
+    async def send(message: Any) -> None:
+        sent.append((message["type"], *told))
+        incoming.put_nowait({"type": "lifespan.shutdown"})
+
+    await app({"type": "lifespan", "state": {}}, incoming.get, send)
+    assert sent[0] == ("lifespan.startup.complete", "start")
 
 
 async def metrics(http: httpx.AsyncClient) -> str:

@@ -100,6 +100,7 @@ class LayerService:
         begun, layer = clock(), self.spec.name
         try:
             claim = self._claim(scope, headers)
+            self._metrics.begun()
             try:
                 spent = await work(claim)
             finally:
