@@ -78,7 +78,7 @@ async def test_the_deadline_counts_from_the_arrival(http: httpx.AsyncClient) -> 
 
 
 async def test_gauges_are_set_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+    told: list[object] = []
 
     def loads(*_: object) -> dict[str, int]:
         told.append("start")
@@ -95,6 +95,25 @@ async def test_gauges_are_set_at_the_start(monkeypatch: pytest.MonkeyPatch) -> N
 
     await app({"type": "lifespan", "state": {}}, incoming.get, send)
     assert sent[0] == ("lifespan.startup.complete", "start")
+
+
+async def test_gauges_are_set_while_a_request_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker, which is asked for them, reads what this one has set."""
+    told: list[object] = []
+
+    def loads(*_: object) -> dict[str, int]:
+        told.append(len(told))
+        return {**IDLE, "in_flight_requests": 1 - len(told) // 3}
+
+    async def paused() -> AsyncIterator[bytes]:
+        yield b"{"
+        while len(told) < 3:
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(main, "_loads", loads)
+    transport = httpx.ASGITransport(main.create_app(Settings()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        assert (await http.post(PATH, content=paused(), headers=HEADERS)).status_code == 400
 
 
 async def metrics(http: httpx.AsyncClient) -> str:
