@@ -1,8 +1,10 @@
 """What clients see of admission: deadlines, bodies that do not come, readiness, gauges."""
 
 import asyncio
+import contextlib
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,41 @@ async def test_a_lost_device_ends_readiness(
         assert answer.status_code == 503, path
         assert "Retry-After" in answer.headers
     assert (await http.get("/livez")).status_code == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 419000", "Transfer-Encoding: chunked"])
+def test_who_only_begins_a_body_holds_nothing(framing: str) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
+    first = b"{" if "Length" in framing else b"1\r\n{\r\n"
+    with serving(MEMORY_BUDGET_BYTES=str(256 << 20)) as port, contextlib.ExitStack() as stack:
+        for _ in range(80):
+            connection = socket.create_connection(("127.0.0.1", port))
+            stack.enter_context(connection).sendall(head.encode() + first)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+            for _ in range(100):
+                text = http.get("/metrics").text
+                if "lamina_in_flight_requests 80.0" in text:
+                    break
+            assert "lamina_in_flight_requests 80.0" in text
+            assert "lamina_reserved_bytes 0.0" in text
+            for body in (BODY, BODY | {"input": [[[1] * 100_000]]}):
+                assert http.post(PATH, json=body).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("length", [8191, 8193, 100_000, 1_000_000])
+async def test_bodies_arrive_whole(http: httpx.AsyncClient, chunked: bool, length: int) -> None:
+    body = json.dumps(BODY).encode().ljust(length)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for begin in range(0, length, 5000):
+            yield body[begin : begin + 5000]
+
+    headers = HEADERS if chunked else {**HEADERS, "content-length": str(length)}
+    answer = await http.post(PATH, content=pieces(), headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == (await http.post(PATH, json=BODY)).json()
+    assert await gauges(http) == IDLE
 
 
 def test_a_full_service_refuses_early_and_clearly(tmp_path: Path) -> None:
