@@ -77,6 +77,7 @@ def create_app(
         engine.warm_up()
         for executor in (threads.large, threads.small):
             executor.submit(engine.warm_up).result()
+        metrics.flush()
         yield {"readiness": readiness}
         threads.close()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import sys
 import threading
 import time
@@ -188,11 +189,87 @@ async def test_turns_refuse_what_would_wait_too_long(monkeypatch: pytest.MonkeyP
 
 async def test_a_large_body_leaves_room_for_small_ones(admission: Admission) -> None:
     large, small = claim_of(admission), claim_of(admission)
-    await large.take_body(admission.large.bodies.size)
-    await small.take_body(admission.small_bytes)
+    await large.take_body(admission.large.bodies.size, admission.large.bodies.size)
+    await small.take_body(admission.small_bytes, admission.small_bytes)
     assert admission.reserved_bytes == admission.large.bodies.size + admission.small_bytes
     for claim in (large, small):
         claim.close()
+    assert is_empty(admission)
+
+
+async def test_a_body_that_is_there_waits_for_no_body_that_is_not(admission: Admission) -> None:
+    """Clients that only begin to send leave room to read, and for what others begin."""
+    factor, small = 10, admission.small_bytes
+    length = small // factor
+    idle = [claim_of(admission) for _ in range(admission.small.bodies.size // length)]
+    pending = [asyncio.create_task(claim.take_body(length, factor * length)) for claim in idle]
+    await asyncio.sleep(0)
+    assert admission.reserved_bytes > admission.small.bodies.size - small - length
+    tiny = claim_of(admission)
+    await tiny.take_reading(50, 500)
+    tiny.close()
+    await idle[0].take_reading(length, factor * length)
+    assert admission.small.bodies.taken + admission.small.bodies.reading.taken <= (
+        admission.small.bodies.size
+    )
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for claim in idle:
+        claim.close()
+    assert is_empty(admission)
+
+
+async def test_bodies_never_wait_for_what_they_hold(admission: Admission) -> None:
+    """Whatever comes together, all of it is read without anybody giving up."""
+    chance, size = random.Random(1), admission.large.bodies.size
+    admission.timeout_s = 60
+    for pool in admission._pools:
+        pool._max_waiting = 1000
+
+    async def request() -> None:
+        claim = claim_of(admission, left_s=60)
+        need = chance.randint(1, size)
+        length = need // chance.choice((1, 2, 10, 1000))
+        if chance.random() < 0.2:
+            try:
+                for part in (3, 1):
+                    claim.grow_body(length // part, need // part)
+                    await asyncio.sleep(0)
+            except Overloaded:
+                claim.close()
+                return
+        elif chance.random() < 0.8:
+            await claim.take_body(length, need)
+        await asyncio.sleep(chance.random() / 1000)
+        await claim.take_reading(length, need)
+        for lane in (admission.small, admission.large):
+            assert lane.bodies.taken + lane.bodies.reading.taken <= lane.bodies.size
+        await asyncio.sleep(chance.random() / 1000)
+        claim.close()
+
+    await asyncio.gather(*(request() for _ in range(300)))
+    assert is_empty(admission)
+    assert admission.large.bodies.rests == [0]
+
+
+async def test_a_body_of_unknown_length_grows_at_once_or_not_at_all(admission: Admission) -> None:
+    claim, other = claim_of(admission), claim_of(admission)
+    small, size = admission.small_bytes, admission.large.bodies.size
+    claim.grow_body(100, 1000)
+    claim.grow_body(200, 2000)
+    assert (admission.reserved_bytes, admission.small.bodies.taken) == (200, 200)
+    claim.grow_body(small, 2 * small)
+    assert (admission.small.bodies.taken, admission.large.bodies.taken) == (0, small)
+    await other.take_body(size - 4 * small, size - 4 * small)
+    claim.grow_body(2 * small, 4 * small)
+    with pytest.raises(Overloaded):
+        claim.grow_body(3 * small, 6 * small)
+    with pytest.raises(BodyTooLarge):
+        claim.grow_body(small, size + 1)
+    assert admission.large.bodies.taken == size - 2 * small
+    for one in (claim, other):
+        one.close()
     assert is_empty(admission)
 
 
@@ -214,7 +291,7 @@ async def test_a_small_request_does_not_wait_behind_a_long_one(admission: Admiss
 async def test_what_never_fits_is_the_requests_fault(admission: Admission) -> None:
     claim = claim_of(admission)
     with pytest.raises(BodyTooLarge):
-        await claim.take_body(admission.large.bodies.size + 1)
+        await claim.take_body(admission.large.bodies.size + 1, admission.large.bodies.size + 1)
     with pytest.raises(OutputTooLarge):
         await claim.take_result(admission.large.results.size + 1)
     claim.close()
@@ -230,11 +307,11 @@ async def test_a_full_lane_refuses_before_the_body_is_read(admission: Admission)
     await until(lambda: admission.queued == 4)
     late = claim_of(admission)
     with pytest.raises(Overloaded):
-        await late.take_body(admission.small_bytes + 1)
+        await late.take_body(admission.small_bytes + 1, admission.small_bytes + 1)
     assert admission.reserved_bytes == 0
     late.close()
     small = claim_of(admission)
-    await small.take_body(admission.small_bytes)
+    await small.take_body(admission.small_bytes, admission.small_bytes)
     small.close()
     for claim in holders:
         claim.close()
@@ -310,10 +387,10 @@ async def test_the_queue_has_a_deadline_of_its_own(admission: Admission) -> None
 
 async def test_phases_are_timed_without_the_queues(admission: Admission) -> None:
     holder, claim = claim_of(admission), claim_of(admission)
-    await holder.take_body(admission.large.bodies.size)
+    await holder.take_body(admission.large.bodies.size, admission.large.bodies.size)
     asyncio.get_running_loop().call_later(0.2, holder.close)
     claim.lap_ms()
-    await claim.take_body(admission.small_bytes + 1)
+    await claim.take_body(admission.small_bytes + 1, admission.small_bytes + 1)
     assert claim.queue_ms >= 150
     assert 0 <= claim.lap_ms() < claim.queue_ms / 2
     await claim.compute(LARGE_MS, lambda: time.sleep(0.05))

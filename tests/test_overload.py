@@ -1,8 +1,10 @@
 """What clients see of admission: deadlines, bodies that do not come, readiness, gauges."""
 
 import asyncio
+import contextlib
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import httpx
 import pytest
 import torch
 
+from app import main
 from app.api import layers
 from app.main import create_app
 from app.settings import Settings
@@ -74,6 +77,45 @@ async def test_the_deadline_counts_from_the_arrival(http: httpx.AsyncClient) -> 
     assert await gauges(http) == IDLE
     shed = re.findall(r'lamina_shed_requests_total\{reason="(.*)"\} 1.0', await metrics(http))
     assert shed == ["deadline-exceeded"]
+
+
+async def test_gauges_are_set_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    def loads(*_: object) -> dict[str, int]:
+        told.append("start")
+        return IDLE
+
+    monkeypatch.setattr(main, "_loads", loads)
+    app, sent = main.create_app(Settings()), []
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    incoming.put_nowait({"type": "lifespan.startup"})
+
+    async def send(message: Any) -> None:
+        sent.append((message["type"], *told))
+        incoming.put_nowait({"type": "lifespan.shutdown"})
+
+    await app({"type": "lifespan", "state": {}}, incoming.get, send)
+    assert sent[0] == ("lifespan.startup.complete", "start")
+
+
+async def test_gauges_are_set_while_a_request_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker, which is asked for them, reads what this one has set."""
+    told: list[object] = []
+
+    def loads(*_: object) -> dict[str, int]:
+        told.append(len(told))
+        return {**IDLE, "in_flight_requests": 1 - len(told) // 3}
+
+    async def paused() -> AsyncIterator[bytes]:
+        yield b"{"
+        while len(told) < 3:
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(main, "_loads", loads)
+    transport = httpx.ASGITransport(main.create_app(Settings()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        assert (await http.post(PATH, content=paused(), headers=HEADERS)).status_code == 400
 
 
 async def metrics(http: httpx.AsyncClient) -> str:
@@ -183,6 +225,41 @@ async def test_a_lost_device_ends_readiness(
         assert answer.status_code == 503, path
         assert "Retry-After" in answer.headers
     assert (await http.get("/livez")).status_code == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 419000", "Transfer-Encoding: chunked"])
+def test_who_only_begins_a_body_holds_nothing(framing: str) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
+    first = b"{" if "Length" in framing else b"1\r\n{\r\n"
+    with serving(MEMORY_BUDGET_BYTES=str(256 << 20)) as port, contextlib.ExitStack() as stack:
+        for _ in range(80):
+            connection = socket.create_connection(("127.0.0.1", port))
+            stack.enter_context(connection).sendall(head.encode() + first)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+            for _ in range(100):
+                text = http.get("/metrics").text
+                if "lamina_in_flight_requests 80.0" in text:
+                    break
+            assert "lamina_in_flight_requests 80.0" in text
+            assert "lamina_reserved_bytes 0.0" in text
+            for body in (BODY, BODY | {"input": [[[1] * 100_000]]}):
+                assert http.post(PATH, json=body).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("length", [8191, 8193, 100_000, 1_000_000])
+async def test_bodies_arrive_whole(http: httpx.AsyncClient, chunked: bool, length: int) -> None:
+    body = json.dumps(BODY).encode().ljust(length)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for begin in range(0, length, 5000):
+            yield body[begin : begin + 5000]
+
+    headers = HEADERS if chunked else {**HEADERS, "content-length": str(length)}
+    answer = await http.post(PATH, content=pieces(), headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == (await http.post(PATH, json=BODY)).json()
+    assert await gauges(http) == IDLE
 
 
 def test_a_full_service_refuses_early_and_clearly(tmp_path: Path) -> None:

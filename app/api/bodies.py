@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
@@ -22,6 +22,8 @@ LIMITS = {JSON: "max_json_body_bytes", SAFETENSORS: "max_binary_body_bytes"}
 """Which limit holds for a body of each media type."""
 FOREIGN = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 """What clients send by mistake, and may be told so; other values are not repeated to them."""
+FREE_BYTES = 8192
+"""What any connection may hold of a body without asking."""
 Headers = Mapping[bytes, bytes]
 
 
@@ -100,14 +102,18 @@ def body_length(headers: Headers, limit: int) -> int | None:
 
 async def read_body(
     receive: Receive,
-    length: int | None,
     limit: int,
     idle_timeout_ms: int,
     until_s: float = math.inf,
+    make_room: Callable[[int], Awaitable[int]] | None = None,
 ) -> bytes | bytearray:
-    """The request's body, in one buffer of its `length` where that is known.
+    """The request's body, in one buffer.
 
-    It must be there at `until_s` on `clock`: a byte now and then would hold its memory for days.
+    The first few KiB are free: who sends no more than headers holds no memory of others. From then
+    on `make_room` is told how much came, whenever that is more than the room that it gave.
+
+    The body must be there at `until_s` on `clock`: a byte now and then would hold its memory for
+    days.
 
     Raises:
         BodyTooLarge: over the limit.
@@ -115,20 +121,30 @@ async def read_body(
         ClientDisconnect: the client left.
 
     """
-    body, end = bytearray(), 0
+    body, end, room = bytearray(), 0, FREE_BYTES
     while True:
         message = await _next(receive, idle_timeout_ms, until_s)
         chunk: bytes = message.get("body", b"")
         if end + len(chunk) > limit:
             raise BodyTooLarge(f"expected at most {limit} bytes; the body has more")
-        if not message.get("more_body") and not end:
+        more = message.get("more_body", False)
+        if end + len(chunk) > room and make_room is not None:
+            room = await make_room(end + len(chunk))
+            body = _in_room(body, room if more or end else 0)
+        if not more and not end:
             return chunk
-        body = body or bytearray(length or 0)
         body[end : end + len(chunk)] = chunk
         end += len(chunk)
-        if not message.get("more_body"):
+        if not more:
             del body[end:]
             return body
+
+
+def _in_room(body: bytearray, room: int) -> bytearray:
+    """The same bytes, and behind them place for others up to `room`."""
+    roomy = bytearray(room)
+    roomy[: len(body)] = body
+    return roomy
 
 
 async def _next(receive: Receive, idle_timeout_ms: int, until_s: float) -> Message:

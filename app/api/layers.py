@@ -100,6 +100,7 @@ class LayerService:
         begun, layer = clock(), self.spec.name
         try:
             claim = self._claim(scope, headers)
+            self._metrics.begun()
             try:
                 spent = await work(claim)
             finally:
@@ -128,7 +129,7 @@ class LayerService:
         most_bytes: int,
         need_bytes: Callable[[int], int],
     ) -> bytes | bytearray:
-        """The body, once there is room for what a body of its length needs.
+        """The body, in memory that was free, and room to read it.
 
         Raises:
             RequestError: it is too long, has no length, or does not come.
@@ -136,11 +137,30 @@ class LayerService:
 
         """
         length = body_length(headers, most_bytes)
-        await claim.take_body(need_bytes(most_bytes if length is None else length))
+        if length is not None:
+            claim.check_body(need_bytes(length))
+
+        async def make_room(come: int) -> int:
+            if length is None:
+                return self._grown(claim, come, most_bytes, need_bytes)
+            await claim.take_body(length, need_bytes(length))
+            return length
+
         idle_ms, until_s = self.limits["body_idle_timeout_ms"], claim.patience.deadline_s
-        body = await read_body(receive, length, most_bytes, idle_ms, until_s)
+        body = await read_body(receive, length or most_bytes, idle_ms, until_s, make_room)
         claim.patience.watch(receive)
+        await claim.take_reading(len(body), need_bytes(len(body)))
         return body
+
+    def _grown(
+        self, claim: Claim, come: int, most_bytes: int, need_bytes: Callable[[int], int]
+    ) -> int:
+        """Room for a body of unknown length: twice what came, where that is not for others."""
+        room = min(2 * come, most_bytes)
+        if not self._admission.alike(need_bytes(come), need_bytes(room)):
+            room = come
+        claim.grow_body(room, need_bytes(room))
+        return room
 
     def planned(self, fields: Mapping[str, object]) -> tuple[Any, Plan]:
         """The validated request, and its plan.
@@ -265,10 +285,10 @@ def build_router(
         media_type(headers, (JSON,))
         accepted(headers, (JSON,))
         most_bytes = min(SHAPE_BODY_BYTES, limits[LIMITS[JSON]])
-        length = body_length(headers, most_bytes)
+        body_length(headers, most_bytes)
         until_s = deadline_s(request.scope, headers, limits["request_timeout_ms"])
         idle_ms = limits["body_idle_timeout_ms"]
-        body = await read_body(request.receive, length, most_bytes, idle_ms, until_s)
+        body = await read_body(request.receive, most_bytes, idle_ms, until_s)
         Patience(until_s).check()
         fields = CODECS[JSON].decode(body, {}, max_rank=limits["max_rank"], max_list=0)
         call: Any = validated(shape_model(spec), fields)

@@ -114,6 +114,10 @@ class Metrics:
         self._noted: list[tuple[str, str, int, Spent | float]] = []
         self._flushing = False
 
+    def begun(self) -> None:
+        """Note that a request has come: the gauges tell of it soon, wherever they are asked for."""
+        self._flush_soon()
+
     def answered(self, layer: str, encoding: str, spent: Spent) -> None:
         """Note a request that was answered."""
         self._note(layer, encoding, 200, spent)
@@ -169,10 +173,11 @@ class Metrics:
     def _flush_again(self) -> None:
         """Flush, and go on while there are requests: the gauges must tell when they are gone."""
         self._flushing = False
-        if self._flush()["in_flight_requests"]:
+        if self.flush()["in_flight_requests"]:
             self._flush_soon()
 
-    def _flush(self) -> Mapping[str, int]:
+    def flush(self) -> Mapping[str, int]:
+        """Put what was noted into the histograms, and set the gauges, which it returns."""
         noted, self._noted = self._noted, []
         answered = set()
         for layer, encoding, status, spent in noted:
@@ -202,7 +207,7 @@ class Metrics:
             yield from metric.samples
 
     def _all(self) -> CollectorRegistry:
-        self._flush()
+        self.flush()
         if MULTIPROCESS not in os.environ:
             return self._registry
         registry = CollectorRegistry()

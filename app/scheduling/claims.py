@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from app.errors import BodyTooLarge, OutputTooLarge
+from app.scheduling.bodies import Bodies
 from app.scheduling.patience import Patience, clock
 from app.scheduling.pool import Pool, Turns
 from app.scheduling.threads import Threads
@@ -28,7 +29,7 @@ T = TypeVar("T")
 class Lane:
     """What requests of one size share."""
 
-    bodies: Pool
+    bodies: Bodies
     results: Pool
     turns: Turns
 
@@ -36,8 +37,8 @@ class Lane:
 class Admission:
     """Divides memory and turns among requests, so that small ones never wait behind large ones.
 
-    Bodies and results have pools of their own: a request that holds its body and waits for room
-    for its result waits only for results, which are sent and gone within bounded time.
+    Each takes memory for its body as it comes in, then to read it, then for its result, and waits
+    only for those who are further on: they are gone within bounded time.
     """
 
     def __init__(
@@ -51,17 +52,17 @@ class Admission:
         self.timeout_s = timeout_s
         self.inline_ms = inline_ms
         self.in_flight = 0
-        self.small = self._lane("small", small_pool, SMALL_TURNS, max_queued)
-        self.large = self._lane("large", large_pool, LARGE_TURNS, max_queued)
+        self.small = self._lane("small", small_pool, SMALL_TURNS, max_queued, self.small_bytes)
+        self.large = self._lane("large", large_pool, LARGE_TURNS, max_queued, 0)
         self._pools = [
             pool
             for lane in (self.small, self.large)
-            for pool in (lane.bodies, lane.results, lane.turns)
+            for pool in (lane.bodies, lane.bodies.reading, lane.results, lane.turns)
         ]
 
-    def _lane(self, size: str, size_bytes: int, turns: int, max_queued: int) -> Lane:
+    def _lane(self, size: str, size_bytes: int, turns: int, max_queued: int, kept: int) -> Lane:
         return Lane(
-            Pool(f"memory for {size} bodies", size_bytes, max_queued),
+            Bodies(size, size_bytes, max_queued, kept),
             Pool(f"memory for {size} results", size_bytes, max_queued),
             Turns(f"a {size} request's turn", turns, max_queued, self.timeout_s),
         )
@@ -74,8 +75,7 @@ class Admission:
     @property
     def reserved_bytes(self) -> int:
         """Bytes that requests hold."""
-        lanes = (self.small, self.large)
-        return sum(lane.bodies.taken + lane.results.taken for lane in lanes)
+        return sum(pool.taken for pool in self._pools if not isinstance(pool, Turns))
 
     @property
     def stuck_s(self) -> float:
@@ -86,9 +86,26 @@ class Admission:
         """The lane of what needs so much memory."""
         return self.small if need_bytes <= self.small_bytes else self.large
 
+    def alike(self, one_bytes: int, other_bytes: int) -> bool:
+        """Whether both are for the same lane, and fit there or not."""
+        lane = self.lane_of(one_bytes)
+        return lane is self.lane_of(other_bytes) and other_bytes <= lane.bodies.size
+
     def claim(self, patience: Patience) -> "Claim":
         """The claim of a request that has just come."""
         return Claim(self, patience)
+
+
+class HeldBody(NamedTuple):
+    """Where a body is, how long it is or may become, and what reading it takes beside, bytes."""
+
+    bodies: Bodies
+    length: int
+    rest: int
+
+    def give(self) -> None:
+        """Give it back."""
+        self.bodies.give(self.length, self.rest)
 
 
 class Claim:
@@ -99,17 +116,18 @@ class Claim:
         self.queue_ms = 0.0
         self._admission = admission
         self._held: list[tuple[Pool, int]] = []
+        self._body: HeldBody | None = None
         self._turn: Turns | None = None
         self._job: Future[Any] | None = None
         self._lapped_s, self._lapped_queue_ms = clock(), 0.0
         admission.in_flight += 1
 
-    async def take_body(self, need_bytes: int) -> None:
-        """Room for the body and what it becomes, before it is read.
+    def check_body(self, need_bytes: int) -> Bodies:
+        """The memory for a body that needs so much in all.
 
         Raises:
             BodyTooLarge: more than this process ever has.
-            Overloaded, DeadlineExceeded, Abandoned: not now.
+            Overloaded: it would have no turn to be read.
 
         """
         lane = self._admission.lane_of(need_bytes)
@@ -118,9 +136,55 @@ class Claim:
                 f"reading the body takes {need_bytes} bytes of memory; "
                 f"this service has {lane.bodies.size} for it"
             )
-        if lane is self._admission.large:  # it will need a turn to be read
+        if lane is self._admission.large:
             lane.turns.check_room()
-        await self._take(lane.bodies, need_bytes)
+        return lane.bodies
+
+    async def take_body(self, length: int, need_bytes: int) -> None:
+        """Room for a body of known length while it comes in; `need_bytes` counts its reading too.
+
+        Raises:
+            BodyTooLarge, Overloaded, DeadlineExceeded, Abandoned: never, or not now.
+
+        """
+        bodies, rest = self.check_body(need_bytes), need_bytes - length
+        await self._queue(bodies, length, rest)
+        self._body = HeldBody(bodies, length, rest)
+
+    def grow_body(self, length: int, need_bytes: int) -> None:
+        """More room for a body of unknown length, which is partly there: at once.
+
+        Raises:
+            BodyTooLarge, Overloaded: never, or not now.
+
+        """
+        bodies, rest = self.check_body(need_bytes), need_bytes - length
+        held = self._body
+        if held is None or held.bodies is not bodies:
+            bodies.grow(0, length, rest)
+            if held:
+                held.give()
+        else:
+            bodies.grow(held.length, length, rest)
+            held._replace(length=0).give()
+        self._body = HeldBody(bodies, length, rest)
+
+    async def take_reading(self, length: int, need_bytes: int) -> None:
+        """Room to read a body that is there.
+
+        Raises:
+            BodyTooLarge, Overloaded, DeadlineExceeded, Abandoned: never, or not now.
+
+        """
+        if self._body is None:
+            bodies = self.check_body(need_bytes)
+            if bodies is self._admission.small.bodies:
+                await self._take(bodies.reading, need_bytes)
+                return
+            await self.take_body(length, need_bytes)
+        held = self._body
+        assert held is not None
+        await self._take(held.bodies.reading, max(need_bytes - held.length, 0))
 
     async def take_result(self, need_bytes: int) -> None:
         """Room for the result and its text, before it is computed.
@@ -197,10 +261,13 @@ class Claim:
             self._job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
 
     async def _take(self, pool: Pool, amount: int) -> None:
-        asked = clock()
-        await pool.take(amount, self._wait)
-        self.queue_ms += (clock() - asked) * 1e3
+        await self._queue(pool, amount)
         self._held.append((pool, amount))
+
+    async def _queue(self, pool: Pool, amount: int, rest: int = 0) -> None:
+        asked = clock()
+        await pool.take(amount, self._wait, rest)
+        self.queue_ms += (clock() - asked) * 1e3
 
     async def _wait(self, granted: asyncio.Future[None]) -> None:
         await self.patience.wait(granted, self._admission.timeout_s)
@@ -223,6 +290,9 @@ class Claim:
         for pool, amount in self._held:
             pool.give(amount)
         self._held.clear()
+        if self._body is not None:
+            self._body.give()
+            self._body = None
         self._admission.in_flight -= 1
 
 

@@ -28,7 +28,7 @@ class Pool:
         self.size = size
         self.taken = 0
         self._max_waiting = max_waiting
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, int, asyncio.Future[None]]] = deque()
         self._full_since: float | None = None
 
     @property
@@ -36,72 +36,80 @@ class Pool:
         """How many requests wait."""
         return len(self._waiting)
 
+    def free(self, rest: int = 0) -> int:
+        """How much is left for one who will want `rest` of it later."""
+        return self.size - self.taken
+
     @property
     def full_s(self) -> float:
         """For how long nobody who waits has been given anything, since somebody was refused, s."""
         return 0.0 if self._full_since is None else time.monotonic() - self._full_since
 
-    def check_room(self, amount: int = 1) -> None:
+    def check_room(self, amount: int = 1, rest: int = 0) -> None:
         """Refuse at once what would not be served in time.
 
         Raises:
             Overloaded: it would have to wait, and the queue is full.
 
         """
-        if not self._fits(amount) and self.waiting >= self._max_waiting:
+        if not self._fits(amount, rest) and self.waiting >= self._max_waiting:
             self._note_full()
             raise Overloaded(f"{self.waiting} requests wait for {self.name} already")
 
-    async def take(self, amount: int, wait: Wait) -> None:
-        """Take some of it; `wait` waits for a future, and raises when it gives up.
+    async def take(self, amount: int, wait: Wait, rest: int = 0) -> None:
+        """Take some, and `rest` later; `wait` waits for a future, and raises when it gives up.
 
         Raises:
             Overloaded: the queue is full.
 
         """
-        if self._fits(amount):
-            self._grant(amount)
+        if self._fits(amount, rest):
+            self._grant(amount, rest)
             return
-        self.check_room(amount)
+        self.check_room(amount, rest)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (amount, granted)
+        entry = (amount, rest, granted)
         self._waiting.append(entry)
         try:
             await wait(granted)
         except BaseException:
             if granted.done() and not granted.cancelled():
-                self.give(amount)
+                self.give(amount, rest)
             else:
                 self._waiting.remove(entry)
                 self._serve()
             raise
 
-    def give(self, amount: int) -> None:
+    def give(self, amount: int, rest: int = 0) -> None:
         """Give back what was taken; those who wait longest get it."""
         self.taken -= amount
-        self._serve()
+        self.serve()
 
-    def _fits(self, amount: int) -> bool:
-        free = self.size - self.taken
-        return amount <= free and (not self._waiting or self._is_little(amount))
+    def serve(self) -> None:
+        """Give what is free to those who wait."""
+        if self._waiting:
+            self._serve()
+
+    def _fits(self, amount: int, rest: int = 0) -> bool:
+        return amount <= self.free(rest) and (not self._waiting or self._is_little(amount))
 
     def _is_little(self, amount: int) -> bool:
         return amount <= self.size // LITTLE
 
-    def _grant(self, amount: int) -> None:
+    def _grant(self, amount: int, rest: int) -> None:
         self.taken += amount
 
     def _serve(self) -> None:
         blocked = False
         for entry in list(self._waiting):
-            amount, granted = entry
+            amount, rest, granted = entry
             if granted.cancelled():  # its request is about to leave the queue
                 continue
-            if amount > self.size - self.taken or (blocked and not self._is_little(amount)):
+            if amount > self.free(rest) or (blocked and not self._is_little(amount)):
                 blocked = True
                 continue
             self._waiting.remove(entry)
-            self._grant(amount)
+            self._grant(amount, rest)
             granted.set_result(None)
             self._full_since = None
         if not self._waiting:
@@ -122,20 +130,20 @@ class Turns(Pool):
         self._pace_s = 0.0
         """Average time between two ends while all turns were taken."""
 
-    def check_room(self, amount: int = 1) -> None:
+    def check_room(self, amount: int = 1, rest: int = 0) -> None:
         """Refuse at once what would not be served in time.
 
         Raises:
             Overloaded: the queue is full, or its end would wait too long.
 
         """
-        super().check_room(amount)
+        super().check_room(amount, rest)
         wait_s = (self.waiting + 1) * self._pace_s
         if not self._fits(amount) and wait_s > EXPECTED_SHARE * self._timeout_s:
             self._note_full()
             raise Overloaded(f"the wait for {self.name} is about {wait_s:.1f} s", wait_s)
 
-    def give(self, amount: int) -> None:
+    def give(self, amount: int, rest: int = 0) -> None:
         """Give back what was taken; those who wait longest get it."""
         now = time.monotonic()
         if self._busy_since is not None:
@@ -143,9 +151,9 @@ class Turns(Pool):
             weight = NEWEST_WEIGHT if self._pace_s else 1.0
             self._pace_s += weight * (newest_s - self._pace_s)
         self._busy_since = None
-        super().give(amount)
+        super().give(amount, rest)
 
-    def _grant(self, amount: int) -> None:
-        super()._grant(amount)
+    def _grant(self, amount: int, rest: int) -> None:
+        super()._grant(amount, rest)
         if self.taken >= self.size:
             self._busy_since = time.monotonic()

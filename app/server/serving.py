@@ -22,6 +22,7 @@ from app.api.logs import STREAM
 from app.server.config import ServingConfig
 from app.server.process import leave
 from app.server.protocol import CROWDED, Protocol
+from app.server.unread import Unread
 
 logger = logging.getLogger("lamina")
 
@@ -51,6 +52,7 @@ class Server(uvicorn.Server):
         self._sweep_s = max(0.02, min(SWEEP_S, shortest_ms / 4000))
         self._signalled_at = self._lost_at = 0.0
         self._cut_off = False
+        self._unread = Unread()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
@@ -95,6 +97,8 @@ class Server(uvicorn.Server):
                     connection.check_deadlines(now, crowded)
                 except Exception:
                     logger.exception("a connection's deadlines could not be checked")
+            if cut := self._unread.check([c.transport for c in self._open()], now):
+                logger.warning("cut off %d clients that do not read: memory was short", cut)
 
     async def on_tick(self, counter: int) -> bool:
         ends = await super().on_tick(counter)
