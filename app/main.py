@@ -10,14 +10,14 @@ from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
 from app.api.access_log import AccessLog
+from app.api.cors import CrossOrigin
 from app.api.guard import guarded
-from app.api.headers import NOSNIFF, WithHeaders
+from app.api.headers import WithHeaders
 from app.api.health import Readiness
 from app.api.labels import Labels
 from app.api.layers import Compute, Front, LayerService, build_router
@@ -32,16 +32,6 @@ from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
 
-BINARY_HEADER = "Inference-Header-Content-Length"
-REQUEST_HEADERS = (
-    "Content-Type",
-    "Authorization",
-    "X-Request-ID",
-    "X-Request-Timeout-Ms",
-    BINARY_HEADER,
-)
-RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing", BINARY_HEADER)
-PREFLIGHT_AGE_S = 600
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -71,11 +61,13 @@ def create_app(
     computes = {name: Compute(service) for name, service in services.items()}
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Readiness]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         engine.warm_up()
         for executor in (threads.large, threads.small):
             executor.submit(engine.warm_up).result()
-        yield {"readiness": readiness}
+        # For what the server answers itself.
+        cross_origin = whole.headers_for if isinstance(whole, CrossOrigin) else None
+        yield {"readiness": readiness, "denied": metrics.denied, "cross_origin": cross_origin}
         threads.close()
 
     # A redirect would name the host that the request names.
@@ -100,7 +92,10 @@ def create_app(
     labels = Labels([*app.routes, *protocol.routes], layers)
     keys, rate = settings.read_keys(), settings.max_requests_per_minute
     guard = guarded(front, keys, rate, v2.refusal, metrics.denied)
-    return _wrapped(problems.CatchAll(guard), settings, labels)
+    whole: ASGIApp = problems.CatchAll(guard)
+    if settings.cors_origins:
+        whole = CrossOrigin(whole, settings.cors_origins, credentials=settings.cors_credentials)
+    return _wrapped(whole, settings, labels)
 
 
 def _with_budget(settings: Settings) -> Settings:
@@ -112,18 +107,7 @@ def _with_budget(settings: Settings) -> Settings:
 
 
 def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
-    """Request ids, spans, the log and cross-origin headers around everything, errors included."""
-    if settings.cors_origins:
-        app = cors = CORSMiddleware(
-            app,
-            allow_origins=settings.cors_origins,
-            allow_credentials=settings.cors_credentials,
-            allow_methods=["GET", "POST"],
-            allow_headers=REQUEST_HEADERS,
-            expose_headers=RESPONSE_HEADERS,
-            max_age=PREFLIGHT_AGE_S,
-        )
-        cors.preflight_headers.update(NOSNIFF)
+    """Request ids, spans and the log around everything, errors included."""
     if settings.log_level in ("debug", "info"):
         app = AccessLog(app, labels, request_logger(settings.log_level))
     return CorrelationIdMiddleware(
