@@ -1,5 +1,6 @@
 """The one place where the parts are joined."""
 
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from app.api.layers import Compute, Front, LayerService, build_router
 from app.api.logs import request_logger
 from app.api.metrics import Metrics
 from app.api.tracing import UNTRACED, Telemetry
+from app.codecs import json, safetensors
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
@@ -32,6 +34,8 @@ from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
 
+logger = logging.getLogger("lamina")
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -39,7 +43,7 @@ def create_app(
     settings: Settings | None = None, layers: Mapping[str, LayerSpec] = LAYERS
 ) -> ASGIApp:
     """The service as an ASGI app; settings come from the environment unless they are given."""
-    settings = _with_budget(settings or load_settings())
+    settings = _fitted(settings or load_settings())
     engine = Engine(settings.device, settings.limits)
     count = thread_count(settings.threads, settings.workers)
     set_threads(1)  # the event loop's: it computes only what is too small to share
@@ -98,12 +102,25 @@ def create_app(
     return _wrapped(whole, settings, labels)
 
 
-def _with_budget(settings: Settings) -> Settings:
-    """Settings with a memory budget: where none is given, from the container's memory."""
-    if settings.memory_budget_bytes is not None:
-        return settings
-    budget = memory_budget(settings.workers, settings.max_json_body_bytes)
-    return settings.model_copy(update={"memory_budget_bytes": budget})
+def _fitted(settings: Settings) -> Settings:
+    """Settings with a memory budget, where none is given from the container's memory, and no limit
+    above what it has room for: a client must not be told of a size that never fits.
+    """
+    budget = settings.memory_budget_bytes
+    if budget is None:
+        budget = memory_budget(settings.workers, settings.max_json_body_bytes)
+    most = Admission.most_bytes(budget)
+    able = {
+        "max_json_body_bytes": most // (1 + json.need_bytes(1)),  # /v2 keeps the text besides
+        "max_binary_body_bytes": most // safetensors.need_bytes(1),
+        "max_output_bytes": most,
+    }
+    given = settings.limits
+    lowered = {name: value for name, value in able.items() if value < given[name]}
+    if lowered:
+        told = ", ".join(f"{name} from {given[name]} to {lowered[name]}" for name in lowered)
+        logger.warning("memory_budget_bytes is %d, which lowers %s", budget, told)
+    return settings.model_copy(update={"memory_budget_bytes": budget, **lowered})
 
 
 def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
