@@ -36,6 +36,8 @@ from app.settings import Settings, load_settings
 
 logger = logging.getLogger("lamina")
 
+DOCUMENTED = "GET /openapi.json lists the paths and their methods"
+UNDOCUMENTED = "GET /v1/layers lists the layers"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -84,7 +86,7 @@ def create_app(
         telemetry=UNTRACED,
         lifespan=lifespan,
     )
-    problems.install(app)
+    problems.install(app, DOCUMENTED if settings.docs else UNDOCUMENTED)
     app.add_middleware(problems.CatchAll)
     app.add_middleware(WithHeaders)
     app.include_router(build_router(layers, engine, computes))

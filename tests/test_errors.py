@@ -12,7 +12,9 @@ import pytest
 from app import errors
 from app.api.problems import KINDS, STATUS, CatchAll
 from app.layers import LAYERS
+from app.main import create_app
 from app.server.export import ROOT
+from app.settings import Settings
 from tests._faults import BODY, CANARY, FAULTS, NUMBER, ORIGIN, app
 from tests.test_keys import KEY, calling
 
@@ -305,3 +307,12 @@ async def test_repeated_lines_of_the_other_protocol(http: httpx.AsyncClient) -> 
     lines = [("Inference-Header-Content-Length", "2"), ("Inference-Header-Content-Length", "1")]
     response = await http.post("/v2/models/relu/infer", content=b"{}", headers=lines)
     assert response.status_code == 400
+
+
+@pytest.mark.anyio
+async def test_a_hint_names_no_page_that_is_not_served() -> None:
+    for docs in (True, False):
+        async with calling(create_app(Settings(device="cpu", docs=docs))) as http:
+            for path in ("/nowhere", "/v1/layers/relu"):
+                answer = await http.request("PUT", path)
+                assert ("openapi.json" in answer.json()["detail"]) == docs
