@@ -164,13 +164,15 @@ class UnknownLayer(RequestError):
 class UnknownPath(RequestError):
     code = "unknown-path"
     title = "No such path"
-    help = "`GET /openapi.json` lists the paths and their methods."
+    help = "`GET /openapi.json`, where it is served, lists the paths and their methods."
 
 
 class MethodNotAllowed(RequestError):
     code = "method-not-allowed"
     title = "The path does not take that method"
-    help = "The `Allow` header names the methods; `GET /openapi.json` lists all paths."
+    help = (
+        "The `Allow` header names the methods; `GET /openapi.json`, where served, lists all paths."
+    )
 
 
 class InvalidRequest(RequestError):

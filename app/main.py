@@ -1,5 +1,6 @@
 """The one place where the parts are joined."""
 
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,21 +11,21 @@ from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
 from app.api.access_log import AccessLog
+from app.api.cors import CrossOrigin
 from app.api.guard import guarded
-from app.api.headers import NOSNIFF, WithHeaders
+from app.api.headers import WithHeaders
 from app.api.health import Readiness
 from app.api.labels import Labels
 from app.api.layers import Compute, Front, LayerService, build_router
 from app.api.logs import request_logger
 from app.api.metrics import Metrics
 from app.api.tracing import UNTRACED, Telemetry
-from app.codecs import json
+from app.codecs import json, safetensors
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
@@ -33,16 +34,10 @@ from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
 from app.settings import Settings, load_settings
 
-BINARY_HEADER = "Inference-Header-Content-Length"
-REQUEST_HEADERS = (
-    "Content-Type",
-    "Authorization",
-    "X-Request-ID",
-    "X-Request-Timeout-Ms",
-    BINARY_HEADER,
-)
-RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", "Server-Timing", BINARY_HEADER)
-PREFLIGHT_AGE_S = 600
+logger = logging.getLogger("lamina")
+
+DOCUMENTED = "GET /openapi.json lists the paths and their methods"
+UNDOCUMENTED = "GET /v1/layers lists the layers"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -50,7 +45,7 @@ def create_app(
     settings: Settings | None = None, layers: Mapping[str, LayerSpec] = LAYERS
 ) -> ASGIApp:
     """The service as an ASGI app; settings come from the environment unless they are given."""
-    settings = _with_budget(settings or load_settings())
+    settings = _fitted(settings or load_settings())
     engine = Engine(settings.device, settings.limits)
     count = thread_count(settings.threads, settings.workers)
     set_threads(1)  # the event loop's: it computes only what is too small to share
@@ -72,13 +67,15 @@ def create_app(
     computes = {name: Compute(service) for name, service in services.items()}
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Readiness]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         json.warm_up()
         engine.warm_up()
         for executor in (threads.large, threads.small):
             executor.submit(engine.warm_up).result()
         metrics.flush()
-        yield {"readiness": readiness}
+        # For what the server answers itself.
+        cross_origin = whole.headers_for if isinstance(whole, CrossOrigin) else None
+        yield {"readiness": readiness, "denied": metrics.denied, "cross_origin": cross_origin}
         threads.close()
 
     # A redirect would name the host that the request names.
@@ -91,7 +88,7 @@ def create_app(
         telemetry=UNTRACED,
         lifespan=lifespan,
     )
-    problems.install(app)
+    problems.install(app, DOCUMENTED if settings.docs else UNDOCUMENTED)
     app.add_middleware(problems.CatchAll)
     app.add_middleware(WithHeaders)
     app.include_router(build_router(layers, engine, computes))
@@ -103,30 +100,35 @@ def create_app(
     labels = Labels([*app.routes, *protocol.routes], layers)
     keys, rate = settings.read_keys(), settings.max_requests_per_minute
     guard = guarded(front, keys, rate, v2.refusal, metrics.denied)
-    return _wrapped(problems.CatchAll(guard), settings, labels)
+    whole: ASGIApp = problems.CatchAll(guard)
+    if settings.cors_origins:
+        whole = CrossOrigin(whole, settings.cors_origins, credentials=settings.cors_credentials)
+    return _wrapped(whole, settings, labels)
 
 
-def _with_budget(settings: Settings) -> Settings:
-    """Settings with a memory budget: where none is given, from the container's memory."""
-    if settings.memory_budget_bytes is not None:
-        return settings
-    budget = memory_budget(settings.workers, settings.max_json_body_bytes)
-    return settings.model_copy(update={"memory_budget_bytes": budget})
+def _fitted(settings: Settings) -> Settings:
+    """Settings with a memory budget, where none is given from the container's memory, and no limit
+    above what it has room for: a client must not be told of a size that never fits.
+    """
+    budget = settings.memory_budget_bytes
+    if budget is None:
+        budget = memory_budget(settings.workers, settings.max_json_body_bytes)
+    most = Admission.most_bytes(budget)
+    able = {
+        "max_json_body_bytes": most // (1 + json.need_bytes(1)),  # /v2 keeps the text besides
+        "max_binary_body_bytes": most // safetensors.need_bytes(1),
+        "max_output_bytes": most,
+    }
+    given = settings.limits
+    lowered = {name: value for name, value in able.items() if value < given[name]}
+    if lowered:
+        told = ", ".join(f"{name} from {given[name]} to {lowered[name]}" for name in lowered)
+        logger.warning("memory_budget_bytes is %d, which lowers %s", budget, told)
+    return settings.model_copy(update={"memory_budget_bytes": budget, **lowered})
 
 
 def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
-    """Request ids, spans, the log and cross-origin headers around everything, errors included."""
-    if settings.cors_origins:
-        app = cors = CORSMiddleware(
-            app,
-            allow_origins=settings.cors_origins,
-            allow_credentials=settings.cors_credentials,
-            allow_methods=["GET", "POST"],
-            allow_headers=REQUEST_HEADERS,
-            expose_headers=RESPONSE_HEADERS,
-            max_age=PREFLIGHT_AGE_S,
-        )
-        cors.preflight_headers.update(NOSNIFF)
+    """Request ids, spans and the log around everything, errors included."""
     if settings.log_level in ("debug", "info"):
         app = AccessLog(app, labels, request_logger(settings.log_level))
     return CorrelationIdMiddleware(

@@ -51,6 +51,11 @@ def test_compose_leaves_no_rights_and_time_to_drain(name: str) -> None:
     assert grace_s * 1000 > Settings().drain_grace_ms
 
 
+@pytest.mark.parametrize("name", ["lamina", "lamina-gpu"])
+def test_compose_takes_settings_from_a_file(name: str) -> None:
+    assert services()[name]["env_file"] == [{"path": "lamina.env", "required": False}]
+
+
 def test_the_gpu_is_a_profile() -> None:
     cpu, gpu = services()["lamina"], services()["lamina-gpu"]
     assert "profiles" not in cpu

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.api.problems import STATUS
 from app.main import create_app
 from app.settings import Settings
 from tests.test_keys import HEADERS, KEY, calling
@@ -122,8 +123,25 @@ def test_alerts_say_what_happened_and_how_bad_it_is() -> None:
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
     for rule in RULES:
         assert rule["labels"]["severity"] in ("critical", "warning")
-        assert "$labels.instance" in rule["annotations"]["summary"]
+        gone = rule["expr"].startswith("absent(")  # there is no instance to be named
+        assert gone or "$labels.instance" in rule["annotations"]["summary"]
+        for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
+            assert label == "instance" or label in rule["expr"].partition("(rate")[0]
         assert re.fullmatch(r"\d+m", rule["for"])
+
+
+def test_alerts_name_reasons_that_there_are() -> None:
+    kinds = {kind.code for kind in STATUS} | {"client-left"}
+    named_ = re.findall(r'reason(?:!=|=~|=)"(.*?)"', " ".join(rule["expr"] for rule in RULES))
+    assert {reason for text in named_ for reason in text.split("|")} <= kinds
+    shed = {"overloaded", "deadline-exceeded", "out-of-memory", "device-lost", "client-left"}
+    assert {reason for text in named_ for reason in text.split("|")} == shed
+
+
+def test_the_times_of_layers_are_those_of_answers() -> None:
+    for expression in expressions():
+        if "lamina_request_seconds_bucket" in expression:
+            assert 'status="2xx"' in expression
 
 
 def test_the_scrape_file_reads_the_alerts() -> None:

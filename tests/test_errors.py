@@ -13,7 +13,9 @@ import pytest
 from app import errors
 from app.api.problems import KINDS, STATUS, CatchAll
 from app.layers import LAYERS
+from app.main import create_app
 from app.server.export import ROOT
+from app.settings import Settings
 from tests._faults import BODY, CANARY, FAULTS, NUMBER, ORIGIN, app
 from tests.test_keys import KEY, calling
 
@@ -347,3 +349,12 @@ async def test_files_tell_their_methods(http: httpx.AsyncClient) -> None:
         assert response.status_code == 405
         assert response.headers["Allow"] == "GET, HEAD"
         assert response.json()["type"] == "/errors/method-not-allowed"
+
+
+@pytest.mark.anyio
+async def test_a_hint_names_no_page_that_is_not_served() -> None:
+    for docs in (True, False):
+        async with calling(create_app(Settings(device="cpu", docs=docs))) as http:
+            for path in ("/nowhere", "/v1/layers/relu"):
+                answer = await http.request("PUT", path)
+                assert ("openapi.json" in answer.json()["detail"]) == docs

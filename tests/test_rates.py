@@ -11,6 +11,7 @@ import pytest
 
 from app.api.clients import address_of, network_of
 from app.api.guard import Guard
+from app.api.labels import PROBES
 from app.api.layers import Front
 from app.api.problems import headers_of_error
 from app.api.rates import Rates
@@ -150,7 +151,7 @@ async def test_over_the_rate_is_429_in_the_protocols_form(clock: Clock) -> None:
         assert other.status_code == 429
         assert other.json().keys() == {"error"}
         assert 1 <= int(other.headers["Retry-After"]) <= 61
-        for path in ("/livez", "/readyz", "/metrics"):
+        for path in PROBES:
             for _ in range(5):
                 assert (await http.get(path)).status_code == 200
         clock.now += int(refused.headers["Retry-After"])

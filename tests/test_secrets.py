@@ -105,6 +105,7 @@ def test_a_servers_output_holds_no_secret_and_nothing_of_a_client(tmp_path: Path
     assert sum(answer.startswith(b"HTTP/1.1 401") for answer in answers) >= 20
     assert b"HTTP/1.1 500" not in b"".join(answers)
     assert b"lamina_request_seconds" in metrics
+    assert b'lamina_denied_requests_total{reason="malformed-http"}' in metrics
     printed = log.read_bytes()
     assert b"Uvicorn running" in printed or b"running" in printed, "the log is there to be read"
     for text in (SECRET, SECRET.upper(), NUMBER, "1234567"):
@@ -142,3 +143,24 @@ def test_a_start_that_fails_prints_one_line_without_a_key(
     assert done.stderr.count("\n") == 1
     assert SECRET not in done.stderr
     assert done.stderr.startswith("lamina: LAMINA_")
+
+
+def test_what_the_server_refuses_itself_is_counted_told_and_readable(tmp_path: Path) -> None:
+    log, origin = tmp_path / "log", "https://a.example"
+    with serving(log=log, CORS_ORIGINS=origin) as port:
+        bad = f"GET /livez HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nX_A: 1\r\n\r\n".encode()
+        refused = exchange(port, bad)
+        silent = exchange(port, b"NONSENSE\r\n\r\n")
+        metrics = exchange(port, request("GET /metrics")).decode()
+        served = exchange(port, request("GET /nowhere", Origin=origin))
+    for answer in (refused, silent, served):
+        assert b"vary: Origin\r\n" in answer
+        assert (b"access-control-allow-origin: " in answer) == (answer != silent)
+    exposed = [line for line in served.split(b"\r\n") if line.startswith(b"access-control-")]
+    assert exposed
+    assert all(line in refused for line in exposed)
+    assert 'lamina_denied_requests_total{reason="malformed-http"} 2.0' in metrics
+    lines = [line for line in map(json.loads, log.read_text().splitlines()) if "client" in line]
+    [told, _] = [line for line in lines if line["event"] == "connection refused: malformed-http"]
+    assert told["request_id"] in refused.decode()
+    assert (told["level"], told["client"]) == ("warning", "127.0.0.1")

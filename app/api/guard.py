@@ -7,12 +7,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.clients import network_of
 from app.api.keys import CLIENT_ID, Keys
+from app.api.labels import PROBES
 from app.api.rates import Rates
 from app.errors import LaminaError, Unauthorized
 
 OPEN = frozenset(("/livez", "/readyz"))
 """The only paths that answer without a key."""
-UNLIMITED = OPEN | {"/metrics"}
+UNLIMITED = PROBES
 """Paths that are never limited, for those who may ask for them."""
 
 

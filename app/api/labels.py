@@ -11,7 +11,8 @@ METHODS = frozenset(
 )
 UNMATCHED = "unmatched"
 PROBES = frozenset(("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
-"""Paths that machines ask every few seconds: of these, logs and traces say nothing."""
+"""Paths that machines ask every few seconds: of these, logs and traces say nothing, and
+rates do not count them."""
 PHASES = {
     b"queue": "queue_ms",
     b"decode": "decode_ms",

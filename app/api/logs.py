@@ -12,7 +12,7 @@ import structlog
 from asgi_correlation_id import correlation_id
 from opentelemetry import trace
 from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper, add_log_level
-from structlog.stdlib import ProcessorFormatter, add_logger_name
+from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, WrappedLogger
 
 from app.api.log_stream import LogStream
@@ -84,6 +84,7 @@ class JSONFormatter(ProcessorFormatter):
         super().__init__(
             processors=[
                 add_logger_name,
+                ExtraAdder(("request_id", "client")),
                 ProcessorFormatter.remove_processors_meta,
                 add_log_level,
                 TimeStamper(fmt="iso", utc=True, key="time"),

@@ -82,7 +82,7 @@ class Metrics:
         )
         self._denied = Counter(
             "lamina_denied_requests",
-            "Requests without a key, or beyond their rate, by the kind of their error.",
+            "Requests that were not let in, by the kind of their error.",
             ("reason",),
             registry=self._registry,
         )

@@ -203,13 +203,15 @@ class CatchAll:
             await self.render(fault)(scope, receive, send)
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of the app as a problem, and serve the pages of their kinds."""
+def install(app: FastAPI, hint: str) -> None:
+    """Answer every error of the app as a problem, and serve the pages of their kinds; `hint` is
+    for those who are lost.
+    """
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         kind = ROUTING.get(error.status_code, LaminaError)
-        response = problem(kind("GET /openapi.json lists the paths and their methods"))
+        response = problem(kind(hint))
         response.headers.update(error.headers or {})
         if error.status_code == 405 and (known := ", ".join(_methods(app, request.scope))):
             response.headers["Allow"] = known

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-CGROUP = Path("/sys/fs/cgroup")
+from app import cgroup
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,24 +31,12 @@ def device_name(device: torch.device) -> str:
     return f"{os.cpu_count()} cores"
 
 
-def usable_cores(cgroup: Path = CGROUP) -> float:
-    """Cores that this process may use: its affinity, bounded by the cgroup's quota."""
+def usable_cores(root: Path = cgroup.ROOT) -> float:
+    """Cores that this process may use: its affinity, bounded by the cgroups' quotas."""
     cores = float(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return min(cores, _quota(cgroup))
-
-
-def _quota(cgroup: Path) -> float:
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except OSError:
-        try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return float("inf")
-    return float("inf") if quota in ("max", "-1") else int(quota) / int(period)
+    return min(cores, cgroup.cores(root))
 
 
 def thread_count(threads: int | None, workers: int) -> int:

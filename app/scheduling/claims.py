@@ -46,7 +46,7 @@ class Admission:
         inline_ms: float,
     ) -> None:  # fmt: skip
         small_pool = budget_bytes // 16
-        large_pool = budget_bytes // 2 - small_pool
+        large_pool = self.most_bytes(budget_bytes)
         self.small_bytes = min(SMALL_BYTES, small_pool // 4)
         self.threads = threads
         self.timeout_s = timeout_s
@@ -59,6 +59,11 @@ class Admission:
             for lane in (self.small, self.large)
             for pool in (lane.bodies, lane.bodies.reading, lane.results, lane.turns)
         ]
+
+    @staticmethod
+    def most_bytes(budget_bytes: int) -> int:
+        """What a body may need at most, and what a result, of a budget."""
+        return budget_bytes // 2 - budget_bytes // 16
 
     def _lane(self, size: str, size_bytes: int, turns: int, max_queued: int, kept: int) -> Lane:
         return Lane(

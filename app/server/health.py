@@ -1,4 +1,7 @@
-"""The container's health check: `GET /livez` on this machine. Imports nothing heavy."""
+"""The container's health check: `GET /livez` on this machine. Imports nothing heavy.
+
+The port is `LAMINA_PORT`'s: a process of its own does not see `lamina serve --port`.
+"""
 
 import http.client
 import os

@@ -9,6 +9,7 @@ import fcntl
 import struct
 import termios
 import time
+from secrets import token_hex
 from typing import Any
 
 import httptools
@@ -16,6 +17,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.api.clients import address_of
 from app.errors import (
     BodyTimeout,
     HeadersTooLarge,
@@ -86,7 +88,7 @@ class Protocol(HttpToolsProtocol):
         self._writer = _Writer(self, transport)
         open_now = len(self.connections)
         if open_now > self._max_connections + SPARE_CONNECTIONS:
-            self.warnings.warn("connection dropped: %d are open", open_now)
+            self._note(self._too_many(), "connection dropped: %d are open", open_now)
             transport.abort()
         elif open_now > self._max_connections:
             self._spare = True
@@ -266,11 +268,28 @@ class Protocol(HttpToolsProtocol):
         return self._running is not None and not self._running.response_complete
 
     def _end(self, error: LaminaError, silent: bool = False) -> None:
+        told = {}
         if not silent:
             bodiless = self.parser is not None and self.parser.get_method() == b"HEAD"
-            self.transport.write(answer(error, self.server_state.default_headers, not bodiless))
-        self.warnings.warn("connection refused: %s", error.code)
+            told["request_id"] = token_hex(16)
+            headers = [*self.server_state.default_headers, *self._cross_origin()]
+            self.transport.write(answer(error, told["request_id"], headers, not bodiless))
+        self._note(error, "connection refused: %s", error.code, **told)
         self.linger()
+
+    def _cross_origin(self) -> list[tuple[bytes, bytes]]:
+        """What lets a page read the answer, as far as its request has been read."""
+        headers_for = self.app_state.get("cross_origin")
+        read = self.scope["headers"] if self.scope else ()
+        return headers_for(read) if headers_for else []
+
+    def _note(self, error: LaminaError, message: str, value: object, **fields: str) -> None:
+        """Count and log a refusal."""
+        if denied := self.app_state.get("denied"):
+            denied(error.code)
+        if self.client is not None:
+            fields["client"] = address_of({"client": self.client})
+        self.warnings.warn(message, value, **fields)
 
     def linger(self) -> None:
         """End our side, and read on for a while.

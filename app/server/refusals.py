@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterable
-from secrets import token_hex
 
 from asgi_correlation_id import correlation_id
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -16,12 +15,13 @@ logger = logging.getLogger("lamina")
 LINES_A_SECOND = 10
 
 
-def answer(error: LaminaError, headers: Iterable[tuple[bytes, bytes]], body: bool) -> bytes:
+def answer(
+    error: LaminaError, request_id: str, headers: Iterable[tuple[bytes, bytes]], body: bool
+) -> bytes:
     """The whole response to a domain error, as bytes that end their connection.
 
-    `headers` are those of every response; without `body`, as HEAD asks for it.
+    `headers` are those beside its own; without `body`, as HEAD asks for it.
     """
-    request_id = token_hex(16)
     token = correlation_id.set(request_id)
     response = problem(error)
     correlation_id.reset(token)
@@ -40,8 +40,8 @@ class Sparingly:
     def __init__(self) -> None:
         self._second = self._lines = self._left_out = 0
 
-    def warn(self, message: str, *values: object) -> None:
-        """Log one warning, or count it."""
+    def warn(self, message: str, *values: object, **fields: str) -> None:
+        """Log one warning with these fields, or count it."""
         second = int(time.monotonic())
         if second != self._second:
             if self._left_out:
@@ -49,6 +49,6 @@ class Sparingly:
             self._second, self._lines, self._left_out = second, 0, 0
         self._lines += 1
         if self._lines <= LINES_A_SECOND:
-            logger.warning(message, *values)
+            logger.warning(message, *values, extra=fields)
         else:
             self._left_out += 1

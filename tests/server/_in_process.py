@@ -53,7 +53,8 @@ class Connection:
         config.ws_protocol_class = None
         self.state = ServerState()
         self.wire = Wire()
-        self.protocol = kind(config, self.state, {"shared": 1}, asyncio.get_running_loop())
+        self.app_state: dict[str, Any] = {"shared": 1}
+        self.protocol = kind(config, self.state, self.app_state, asyncio.get_running_loop())
         self.protocol.connection_made(self.wire)
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from app.server.protocol import Protocol
 from tests._server import Serving, started
+from tests.server._in_process import Connection
 from tests.server._wire import ask, chunked, closing, exchange, get, hear, post
 from tests.server.stand_in import APP
 
@@ -288,6 +290,27 @@ def test_a_full_process_still_answers_its_probes(tmp_path: Path) -> None:
             assert problem_of(heard.data)["type"] == "/errors/too-many-connections"
             assert heard.seconds < 5
         server.stop(signal.SIGINT)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("sent", "crowd", "reason"),
+    [
+        (b"NONSENSE\r\n\r\n", 0, "malformed-http"),
+        (get("/", "X: " + "a" * 33 * KIB), 0, "headers-too-large"),
+        (get("/"), 10, "too-many-connections"),
+    ],
+)
+async def test_refusals_are_counted(
+    sent: bytes, crowd: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMINA_MAX_CONNECTIONS", "10")
+    connection, denied = Connection(Protocol), list[str]()
+    connection.app_state["denied"] = denied.append
+    connection.state.connections.update(Connection(Protocol).protocol for _ in range(crowd))
+    connection.protocol.connection_made(connection.wire)
+    connection.protocol.data_received(sent)
+    assert denied == [reason]
 
 
 def test_the_garbage_collector_skips_what_stays_loaded(server: Serving) -> None:
