@@ -9,7 +9,9 @@ from typing import Protocol
 
 MAX_UNREAD_BYTES = 64 << 20
 STALLED_S = 1.0
-"""A connection that moved within this time is not cut: its client reads, if slowly."""
+"""A connection that moved within this time is not cut: its client reads, if slowly. With twice
+the bound it is half the time, and so on.
+"""
 
 
 class Transport(Protocol):
@@ -35,13 +37,14 @@ class Unread:
                 before, since = self._seen.get(transport, (left, now))
                 seen[transport] = (left, now if left < before else since)
         self._seen = seen
-        return self._cut(sum(left for left, _ in seen.values()) - self._most_bytes, now)
+        return self._cut(sum(left for left, _ in seen.values()), now)
 
-    def _cut(self, excess: int, now: float) -> int:
-        cut = 0
+    def _cut(self, total: int, now: float) -> int:
+        excess, cut = total - self._most_bytes, 0
         if excess > 0:
+            stalled_s = STALLED_S * self._most_bytes / total
             for transport, (left, since) in sorted(self._seen.items(), key=_size, reverse=True):
-                if excess > 0 and now - since >= STALLED_S:
+                if excess > 0 and now - since >= stalled_s:
                     transport.abort()
                     excess -= left
                     cut += 1

@@ -41,13 +41,18 @@ class Stand:
 def test_the_largest_of_those_that_stand_still_are_cut_while_there_is_too_much() -> None:
     small, large, huge, moving = stands = [Stand(10), Stand(40), Stand(50), Stand(60)]
     unread = Unread(100)
-    for now in (0.0, 0.5):
+    for now in (0.0, 0.5):  # there is 1.6 times the bound
         assert unread.check(stands, now) == 0
         moving.left -= 1
     assert unread.check(stands, 1.0) == 2
     assert [stand.cut for stand in (small, large, huge, moving)] == [False, True, True, False]
     moving.left = 90
     assert unread.check(stands, 9.0) == 0
+
+
+def test_far_above_the_bound_there_is_less_patience() -> None:
+    stands, unread = [Stand(100) for _ in range(5)], Unread(100)
+    assert [unread.check(stands, now) for now in (0.0, 0.1, 0.2)] == [0, 0, 4]
 
 
 def test_clients_that_do_not_read_are_bounded_together(tmp_path: Path) -> None:
