@@ -1,6 +1,8 @@
 """Which device computes, and with how many threads."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -52,3 +54,14 @@ def set_threads(count: int) -> None:
     """
     torch.set_num_threads(count)
     torch.get_num_threads()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For many small pieces: to share each would take longer, by far where cores are busy."""
+    count = torch.get_num_threads()
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(count)

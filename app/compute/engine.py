@@ -20,7 +20,7 @@ from app.compute._tensors import (
     to_torch,
     working_dtype,
 )
-from app.compute.device import choose_device, device_name
+from app.compute.device import choose_device, device_name, one_thread
 from app.errors import DeviceLost, InvalidRequest, OutOfMemory
 from app.layers import LayerSpec, Plan, Tensors, options_of
 from app.schemas.answers import Advice, Explanation
@@ -272,16 +272,17 @@ def _close(output: torch.Tensor, exact: torch.Tensor, dtype: str) -> bool:
     """
     tolerance = RELATIVE_TOLERANCE[dtype]
     pieces = map(_pieces, (output, exact))
-    return all(
-        torch.allclose(
-            ours.to(TORCH_DTYPES[dtype]).double(),
-            theirs,
-            rtol=tolerance,
-            atol=tolerance,
-            equal_nan=True,
+    with one_thread():
+        return all(
+            torch.allclose(
+                ours.to(TORCH_DTYPES[dtype]).double(),
+                theirs,
+                rtol=tolerance,
+                atol=tolerance,
+                equal_nan=True,
+            )
+            for ours, theirs in zip(*pieces, strict=True)
         )
-        for ours, theirs in zip(*pieces, strict=True)
-    )
 
 
 def _pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
