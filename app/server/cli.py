@@ -60,8 +60,8 @@ def serve(settings: Settings, app: str = "app.server.worker:build") -> int:
         SettingsError: nobody can listen there.
 
     """
-    # Read when torch is loaded. Its threads would wait for one another by turning in circles, on the
-    # cores that the event loop needs: where these are busy, for most of a request's time.
+    # Read when torch is loaded. Its threads would wait for one another by turning in circles, on
+    # the cores that the event loop needs: where these are busy, for most of a request's time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = ServingConfig(settings, app)
     listener = config.bind_socket()
