@@ -73,7 +73,9 @@ def test_what_asyncio_prints_of_objects_is_left_out() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("level", ["info", "warning"])
 async def test_a_fault_is_an_error_and_a_line(
-    capfdbinary: pytest.CaptureFixture[bytes], level: Literal["info", "warning"]
+    capfdbinary: pytest.CaptureFixture[bytes],
+    level: Literal["info", "warning"],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(tensors: object, plan: object) -> Any:
         raise RuntimeError(CANARY)
@@ -82,6 +84,7 @@ async def test_a_fault_is_an_error_and_a_line(
     handler.setFormatter(JSONFormatter())
     logger = logging.getLogger("lamina")
     logger.addHandler(handler)
+    monkeypatch.setattr(logger, "propagate", False)  # to what other tests may have configured
     settings = Settings(device="cpu", log_level=level)
     try:
         app = create_app(settings, {"relu": replace(LAYERS["relu"], run=broken)})
@@ -153,6 +156,18 @@ def test_the_paths_of_layers_are_found_without_searching() -> None:
 def test_the_command_line_imports_no_torch() -> None:
     code = "import sys, app.server.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_taken_in_part_is_written_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def write(_: int, data: bytes) -> int:
+        taken.append(data[:3])
+        return len(taken[-1])
+
+    monkeypatch.setattr(os, "write", write)
+    LogStream(2).write(b"0123456789\n")
+    assert b"".join(taken) == b"0123456789\n"
 
 
 def test_a_full_disk_fails_nobody() -> None:

@@ -57,12 +57,11 @@ class LogStream:
             lines = self._kept.popleft()
             self._kept_bytes -= len(lines)
             # A pipe that can be written takes so much at once, and workers do not mix theirs.
-            piece, rest = lines[: select.PIPE_BUF], lines[select.PIPE_BUF :]
             try:
-                os.write(self._descriptor, piece)
+                sent = os.write(self._descriptor, lines[: select.PIPE_BUF])
             except OSError:  # nobody will ever read it
                 continue
-            if rest:
+            if rest := lines[sent:]:
                 self._kept.appendleft(rest)
                 self._kept_bytes += len(rest)
             elif self._dropped and not self._kept:

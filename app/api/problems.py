@@ -100,10 +100,8 @@ def headers_of_error(error: LaminaError) -> dict[str, str]:
         # Spread, so that not all come back at once.
         wait_s = min(int(getattr(error, "wait_s", 0.0)), MAX_WAIT_S)
         headers["Retry-After"] = str(wait_s + random.randint(1, MAX_SPREAD_S))  # noqa: S311
-    if status == 408:
-        headers["Connection"] = (
-            "close"  # RFC 9110, 15.5.9: the rest of the body would be in the way
-        )
+    if status == 408:  # the rest of the body would be in the way (RFC 9110, 15.5.9)
+        headers["Connection"] = "close"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return headers

@@ -5,9 +5,6 @@ the times that were noted as bytes came in.
 """
 
 import asyncio
-import fcntl
-import struct
-import termios
 import time
 from secrets import token_hex
 from typing import Any
@@ -27,6 +24,7 @@ from app.errors import (
 )
 from app.server.config import ServingConfig
 from app.server.refusals import Sparingly, answer
+from app.server.sockets import unread_bytes
 
 LINGER_S = 2.0
 LINGER_BYTES = 64 << 20
@@ -376,23 +374,15 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         elif self._phase == BODY:
             self.linger()
-        elif not self._expects_more() and not self._unread():
-            self.transport.close()
+        elif not self._expects_more():
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            if not unread_bytes(descriptor):
+                self.transport.close()
 
     def _expects_more(self) -> bool:
         """Whether a request has begun to come in, or a client that is new has still to speak."""
         age_s = time.perf_counter() - self._head_began
         return self._phase == HEAD and (self._head_bytes > 0 or age_s < NEWCOMER_S)
-
-    def _unread(self) -> int:
-        """How many bytes the kernel holds for us."""
-        try:
-            descriptor = self.transport.get_extra_info("socket").fileno()
-            found = fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0))
-        except OSError:
-            return 0
-        count: int = struct.unpack("i", found)[0]
-        return count
 
 
 class _Writer:

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import time
-from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -22,6 +21,7 @@ from app.api.logs import STREAM
 from app.server.config import ServingConfig
 from app.server.process import leave
 from app.server.protocol import CROWDED, Protocol
+from app.server.sockets import accept_all, bound_unsent_bytes
 from app.server.unread import Unread
 
 logger = logging.getLogger("lamina")
@@ -32,7 +32,6 @@ SWEEP_S = 0.5
 LOST_S = 1.0
 """For how long what runs on a failed device may still be answered."""
 DEVICE_LOST = 70
-UNSENT_BYTES = 128 << 10
 
 
 class Server(uvicorn.Server):
@@ -193,23 +192,3 @@ def keep_what_is_loaded() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def bound_unsent_bytes(descriptor: int) -> None:
-    """Let the kernel hold little of what clients do not read, on all connections of a listener.
-
-    By default it takes 4 MiB of each client's answers, of the container's memory, and we take
-    them for sent. A client that reads is not slowed down.
-    """
-    with socket.socket(fileno=os.dup(descriptor)) as listener, suppress(OSError):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-
-
-def accept_all(descriptor: int) -> list[socket.socket]:
-    """The connections that wait at a listener."""
-    found = []
-    with socket.socket(fileno=os.dup(descriptor)) as listener, suppress(OSError):
-        listener.setblocking(False)
-        while True:
-            found.append(listener.accept()[0])
-    return found
