@@ -15,7 +15,6 @@ from app.api.health import STUCK_S, Readiness
 from app.errors import BodyTooLarge, DeadlineExceeded, OutputTooLarge, Overloaded
 from app.scheduling import Abandoned, Admission, Claim, Patience, Threads, clock, memory_budget
 from app.scheduling.claims import LARGE_TURNS, SMALL_MS
-from app.scheduling.pool import Pool, Turns
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
@@ -49,60 +48,6 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
-async def test_a_pool_serves_in_the_order_of_asking() -> None:
-    pool, served = Pool("it", 10, 4), []
-
-    async def ask(name: str, amount: int) -> None:
-        await pool.take(amount, endless)
-        served.append(name)
-
-    await pool.take(8, endless)
-    tasks = []
-    for name, amount in (("large", 9), ("small", 1), ("other", 2)):
-        tasks.append(asyncio.create_task(ask(name, amount)))
-        await asyncio.sleep(0)
-    assert (pool.waiting, served) == (3, [])  # small would fit, and waits behind large
-    pool.give(8)
-    await asyncio.sleep(0)
-    assert served == ["large", "small"]
-    pool.give(9)
-    await asyncio.gather(*tasks)
-    assert (pool.taken, pool.waiting) == (3, 0)
-
-
-async def test_who_needs_little_passes_who_waits_for_more_than_is_free() -> None:
-    pool = Pool("it", 640, 2)
-    await pool.take(600, endless)
-    large = asyncio.create_task(pool.take(100, endless))
-    await asyncio.sleep(0)
-    for _ in range(4):
-        await pool.take(10, endless)
-    little = asyncio.create_task(pool.take(10, endless))
-    await asyncio.sleep(0)
-    assert (pool.taken, pool.waiting) == (640, 2)
-    pool.give(10)
-    await little
-    assert (pool.taken, pool.waiting) == (640, 1)
-    pool.give(100)
-    await large
-
-
-async def test_a_full_queue_refuses_at_once_and_tells_how_long_it_is_full() -> None:
-    pool = Pool("it", 1, 1)
-    await pool.take(1, endless)
-    waiting = asyncio.create_task(pool.take(1, endless))
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded):
-        await pool.take(1, endless)
-    await asyncio.sleep(0.02)
-    assert pool.full_s >= 0.01
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    assert (pool.waiting, pool.full_s) == (0, 0)
-    pool.give(1)
-    await pool.take(1, endless)
-
-
 async def test_a_queue_is_stuck_until_someone_who_waits_is_served(
     admission: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,65 +71,6 @@ async def test_a_queue_is_stuck_until_someone_who_waits_is_served(
     assert (readiness.obstacle(), pool.waiting) == (None, 3)
     pool.give(3)
     await asyncio.gather(*waiting)
-
-
-async def test_turns_that_are_never_given_back_are_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its queue is bounded by its pace, and never as long as others may be."""
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    turns = Turns("a turn", 1, 32, timeout_s=2)
-    for _ in range(3):
-        await turns.take(1, endless)
-        now += 0.5
-        turns.give(1)
-    await turns.take(1, endless)
-    waiting = [asyncio.create_task(turns.take(1, endless)) for _ in range(3)]
-    await asyncio.sleep(0)
-    now += 6
-    assert (turns.waiting, turns.full_s) == (2, 6)
-    turns.give(1)
-    assert turns.full_s == 0
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
-
-
-async def test_who_gives_up_lets_the_next_pass_and_returns_what_it_got_meanwhile() -> None:
-    pool = Pool("it", 10, 4)
-    await pool.take(5, endless)
-    large = asyncio.create_task(pool.take(10, endless))
-    await asyncio.sleep(0)
-    small = asyncio.create_task(pool.take(5, endless))
-    await asyncio.sleep(0)
-    large.cancel()
-    await small
-    assert pool.taken == 10
-    late = asyncio.create_task(pool.take(10, endless))
-    await asyncio.sleep(0)
-    pool.give(10)
-    late.cancel()  # granted in the same step
-    await asyncio.gather(late, return_exceptions=True)
-    assert (pool.taken, pool.waiting) == (0, 0)
-
-
-async def test_turns_refuse_what_would_wait_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    turns = Turns("a turn", 1, 10, timeout_s=4)
-    for _ in range(3):
-        await turns.take(1, endless)
-        now += 0.9
-        turns.give(1)
-    await turns.take(1, endless)
-    waiting = [asyncio.create_task(turns.take(1, endless)) for _ in range(2)]
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match=r"about 2\.7 s"):  # two before it, and its own
-        await turns.take(1, endless)
-    assert turns.waiting == 2
-    turns.give(1)
-    for task in waiting:
-        await task
-        turns.give(1)
 
 
 async def test_a_large_body_leaves_room_for_small_ones(admission: Admission) -> None:
