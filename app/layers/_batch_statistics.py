@@ -141,9 +141,11 @@ def check_running(tensors: Tensors) -> None:
 def with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
     """`(N, C, *spatial) -> (N, C, *spatial)`, normalised with the running statistics."""
     mean, var = tensors["running_mean"], tensors["running_var"]
-    if x.numel() > LONGEST_SUM * x.shape[1] or not is_well_scaled(mean, var, eps):
-        x, mean = x.double() - _by_channel(mean.double(), x), torch.zeros_like(mean)
-    return _batch_norm(x, mean, var, tensors, eps, training=False)
+    if x.numel() <= LONGEST_SUM * x.shape[1] and is_well_scaled(mean, var, eps):
+        return _batch_norm(x, mean, var, tensors, eps, training=False)
+    scale = tensors["weight"] * (var.double() + eps).rsqrt()
+    centred = x.double() - _by_channel(mean, x)
+    return torch.addcmul(_by_channel(tensors["bias"], x), centred, _by_channel(scale, x))
 
 
 def with_batch(
@@ -300,5 +302,5 @@ def norm_plan(
         outputs,
         cost=4 * elements,
         workspace=2 * channels + (WIDENED_COPIES + 2 * by_hand) * elements,
-        gradient_workspace=(WIDENED_COPIES + 8 * by_hand) * elements,
+        gradient_workspace=(2 * WIDENED_COPIES + 8 * by_hand) * elements,
     )

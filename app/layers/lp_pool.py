@@ -57,7 +57,7 @@ def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output},
         cost=averages.cost(output) + POWERS * elements,
-        workspace=averages.workspace(output) + WIDE * (2 * math.prod(shape) + math.prod(output)),
+        workspace=averages.workspace(output) + WIDE * (3 * math.prod(shape) + math.prod(output)),
         gradient_workspace=averages.workspace(output) + WIDE * 5 * elements,
         axes=axes,
         overhead_ns=averages.overhead_ns + TAP_NS * sum(axis.kernel for axis in axes),
