@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -20,6 +21,8 @@ from app.server.cli import serve
 from app.settings import Settings, load_settings
 
 APP = "tests.server.stand_in"
+SEEN: Counter[str] = Counter()
+"""How many requests for `/wait` have begun, and how many of their clients have left."""
 
 
 class Readiness:
@@ -69,6 +72,13 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await read(receive)
         trailed = [value for key, value in scope["headers"] if key == b"x-trailer"]
         await respond(send, b",".join(found + trailed))
+    elif name == "wait":
+        SEEN["begun"] += 1
+        await read(receive)
+        await receive()
+        SEEN["left"] += 1
+    elif name == "seen":
+        await respond(send, b"%d %d" % (SEEN["begun"], SEEN["left"]))
     elif name == "arrived":
         waited = time.perf_counter() - scope["state"]["arrived"]
         await respond(send, b"%.3f" % waited)
