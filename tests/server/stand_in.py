@@ -3,7 +3,6 @@
 `python -m tests.server.stand_in serve --port 8000` serves it as `lamina serve` would.
 """
 
-import argparse
 import asyncio
 import gc
 import os
@@ -17,8 +16,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problems import CatchAll
-from app.server.cli import serve
-from app.settings import Settings, load_settings
+from app.server import cli
+from app.settings import Settings
 
 APP = "tests.server.stand_in"
 SEEN: Counter[str] = Counter()
@@ -120,15 +119,7 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("command")
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--workers", type=int)
-    flags = parser.parse_args()
-    settings = load_settings(port=flags.port, workers=flags.workers)
-    return serve(settings, "tests.server.stand_in:build")
-
-
+if __name__ == "__mp_main__":  # a worker, which imports what its parent ran
+    time.sleep(float(os.environ.get("STAND_IN_IMPORT_S", "0")))
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.main(app="tests.server.stand_in:build"))
