@@ -123,6 +123,7 @@ class LayerSpec:
     `explain(tensors, outputs, plan)` describes one run.
     `parameters(input_shape, call)` gives the shapes of the other inputs to a shape request, which
     has the fields of `shape_fields` to say them with.
+    A layer of `matrix_product` gets its tensors where torch's own memory would begin.
     """
 
     name: str
@@ -138,6 +139,7 @@ class LayerSpec:
     parameters: Callable[[Shape, Any], Shapes] = no_parameters
     shape_fields: type[BaseModel] | None = None
     dtypes: tuple[str, ...] = FLOATS
+    matrix_product: bool = False
     formula: str = ""
     differences: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)
@@ -168,10 +170,12 @@ SPATIAL = {1: "one spatial axis", 2: "two spatial axes", 3: "three spatial axes"
 SPATIAL_NAMES = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-def feature_map(name: str, dims: int, *, differentiable: bool = False) -> Port:
+def feature_map(
+    name: str, dims: int, *, required: bool = True, differentiable: bool = False
+) -> Port:
     """A port of (N, C, spatial axes)."""
     axes = f"(N, C, {SPATIAL_NAMES[dims]})"
-    return Port(name, axes, (dims + 2,), mapped=True, differentiable=differentiable)
+    return Port(name, axes, (dims + 2,), required, mapped=True, differentiable=differentiable)
 
 
 def check_not_empty(shape: Shape, first_axis: int = 1) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from app.layers._averages import Averages, window_elements
+from app.layers._averages import TAP_NS, Averages, window_elements
 from app.layers._pooling import reduction_advice, window_notes
+from app.layers._precision import WIDE
 from app.layers._spec import (
     SPATIAL,
     LayerSpec,
@@ -35,7 +36,8 @@ class LpPoolOptions(WindowOptions):
     """Whether elements count by their absolute value; torch raises them with their sign, so that
     odd powers may cancel and others give NaN."""
     lp_partial: Literal["scaled", "sum"] = "scaled"
-    """A window that reaches beyond the padding: scaled up to a full one, or its true sum."""
+    """A window that reaches beyond the padding: its sum scaled up by the taps of a full window
+    over those inside input and padding, or its true sum."""
 
 
 OTHERS = {"lp_abs": True, "lp_partial": "sum"}
@@ -55,10 +57,10 @@ def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output},
         cost=averages.cost(output) + POWERS * elements,
-        workspace=averages.workspace(output) + 3 * elements,
-        gradient_workspace=5 * elements,
+        workspace=averages.workspace(output) + WIDE * (2 * math.prod(shape) + math.prod(output)),
+        gradient_workspace=averages.workspace(output) + WIDE * 5 * elements,
         axes=axes,
-        overhead_ns=averages.overhead_ns,
+        overhead_ns=averages.overhead_ns + TAP_NS * sum(axis.kernel for axis in axes),
     )
 
 
@@ -68,18 +70,27 @@ def _averages(axes: tuple[SlidingAxis, ...], options: LpPoolOptions) -> Averages
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
-    """`(N, C, *spatial) -> (N, C, *out)`; the gradient of a window of zeros is 0.
+    """`(N, C, *spatial) -> (N, C, *out)`, in float64, so that powers do not overflow.
+
+    A window whose sum is 0 passes no gradient, an element that no window sees gets none, and with
+    `lp_abs` neither does an element that is 0.
 
     Source: torch `nn.functional.lp_pool2d`, which averages and scales up by the window.
     """
-    x, options = tensors["input"], plan.options
-    powers = (x.abs() if options.lp_abs else x).pow(options.norm_type)
-    sums = _averages(plan.axes, options).of(powers)
+    options = plan.options
+    averages = _averages(plan.axes, options)
+    x = tensors["input"].double()
+    if x.requires_grad:
+        # `where` keeps infinite and undefined derivatives out of the gradient.
+        counted = averages.seen().to(x.device)
+        x = torch.where(counted & (x != 0) if options.lp_abs else counted, x, 0.0)
+    if options.lp_abs:
+        x = x.abs()
+    x = x.pow(options.norm_type)
+    sums = averages.of(x)
     if options.lp_partial == "scaled":
         sums = sums * window_elements(plan.axes)
-    # relu's gradient at 0 is 0, which keeps the root's infinite one out.
-    sums = torch.sign(sums) * torch.relu(torch.abs(sums))
-    return {"output": sums.pow(1.0 / options.norm_type)}
+    return {"output": torch.where(sums == 0, 0.0, sums).pow(1.0 / options.norm_type)}
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
@@ -114,6 +125,8 @@ SPECS = tuple(
             "torch scales a partial window up to a full one: a single 5 in a window of 2 gives "
             "10 for p = 1. ONNX takes the true sum: `lp_partial`.",
             "torch has neither padding nor dilation here.",
+            "A window whose sum is 0 passes no gradient, as in torch; an element that no window "
+            "sees gets 0, where torch gives NaN for a negative one and fractional p.",
         ),
         example=_example(dims),
     )

@@ -12,6 +12,7 @@ from pydantic import Field
 from app.errors import InvalidRequest
 from app.layers._indices import numbered
 from app.layers._pooling import max_notes, pad_by_hand, padded_elements
+from app.layers._precision import LONGEST_SUM, WIDE, widened
 from app.layers._spec import (
     SPATIAL,
     LayerSpec,
@@ -48,13 +49,16 @@ class MaxPoolOptions(WindowOptions):
     return_indices: Flag = False
     """Whether to answer where each maximum was."""
     index_base: Literal["plane", "onnx", "tf"] = "plane"
-    """What indices count: positions in a plane, in the whole tensor, or TensorFlow's."""
+    """What indices count: positions in a plane; in the whole tensor, in ONNX's order (N, C, D, H,
+    W) under either layout; or TensorFlow's."""
     storage_order: Literal["row", "column"] = "row"
     """Order of the spatial axes in onnx indices."""
     tie: Literal["first", "split", "all"] = "first"
-    """Which of several equal maxima get the gradient: the first, an even share, all of it."""
+    """Which of several equal maxima get the gradient: the first, each an even share, each all of
+    it; several NaNs are equal here, of which `first` takes the last, as torch does."""
     nan: Literal["propagate", "ignore"] = Field("propagate")
-    """Whether NaN wins every window, or counts as -Infinity."""
+    """Whether NaN wins every window, or is passed over; a window of NaN alone is then -Infinity
+    with its first element's index and no gradient."""
 
 
 PRESETS = presets(
@@ -88,6 +92,10 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
         * (2 + ARITHMETIC_COPIES * by_hand + NUMBERED_COPIES[used.index_base] + 6 * turned)
         + 3 * padded_elements(math.prod(shape[:2]), axes) * by_hand,
         axes=axes,
+        gradient_workspace=WIDE
+        * (math.prod(shape) + numbers)
+        * (_overlap(axes) > LONGEST_SUM)
+        * (1 + by_hand),
         overhead_ns=PART_NS * _parts_count(axes) if options.tie != "first" else 0,
     )
 
@@ -95,22 +103,38 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, *out)`, and the indices where they were asked for."""
     x, options = tensors["input"], plan.options
+    if x.requires_grad:
+        x = widened(x, _overlap(plan.axes))
     if _is_native(plan.axes, options):
         output, where = _pool(x, plan.axes, tuple(a.before for a in plan.axes), options.ceil_mode)
     else:
-        source = x
-        if options.nan == "ignore" and x.is_floating_point():
-            source = torch.where(x.isnan(), -math.inf, x)
+        ignored = x.isnan() if options.nan == "ignore" and x.is_floating_point() else None
+        source = x if ignored is None else torch.where(ignored, -math.inf, x)
         where = _first_maximum(source.detach(), plan.axes)
-        output = source.flatten(2).gather(2, where.flatten(2)).view(where.shape)
+        output = _taken(source, where)
+        if ignored is not None and bool(ignored.any()):
+            # Where -Infinity wins, it does so over an ignored NaN before it.
+            numbers = torch.where(ignored, -math.inf, torch.zeros_like(x))
+            where = torch.where(output == -math.inf, _first_maximum(numbers, plan.axes), where)
+            output = _taken(source, where)
         if options.tie != "first" and source.requires_grad:
             output = _SharedMaximum.apply(  # type: ignore[no-untyped-call]
-                source, output.detach(), plan.axes, options.tie
+                source, output.detach(), ignored, plan.axes, options.tie
             )
     if not options.return_indices:
         return {"output": output}
     indices = numbered(where, x.shape[2:], options.index_base, options.storage_order)
     return {"output": output, "indices": indices}
+
+
+def _overlap(axes: tuple[SlidingAxis, ...]) -> int:
+    """How many windows an element lies in, and so what its gradient sums, from above."""
+    return math.prod(axis.overlap for axis in axes)
+
+
+def _taken(source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The elements at these positions of their planes."""
+    return source.flatten(2).gather(2, where.flatten(2)).view(where.shape)
 
 
 def _is_native(axes: tuple[SlidingAxis, ...], options: MaxPoolOptions) -> bool:
@@ -161,25 +185,29 @@ def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tens
 
 
 class _SharedMaximum(torch.autograd.Function):
-    """Passes the maxima on; their gradient goes to every element that equals them."""
+    """Passes the maxima on; their gradient goes to every element that equals them, and is not
+    ignored.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         source: torch.Tensor,
         maximum: torch.Tensor,
+        ignored: torch.Tensor | None,
         axes: tuple[SlidingAxis, ...],
         tie: str,
     ) -> torch.Tensor:
-        ctx.save_for_backward(source, maximum)
+        counted = torch.ones_like(source[:1, :1]) if ignored is None else (~ignored).to(source)
+        ctx.save_for_backward(source, maximum, counted)
         ctx.axes, ctx.tie = axes, tie
         return maximum.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        (source, maximum), axes = ctx.saved_tensors, ctx.axes
+        (source, maximum, counted), axes = ctx.saved_tensors, ctx.axes
         padded = pad_by_hand(source, axes, -math.inf)
-        real = pad_by_hand(torch.ones_like(source[:1, :1]), axes, 0).bool()
+        real = pad_by_hand(counted, axes, 0).bool()
         is_nan = maximum.isnan()
 
         def winners(seen: Any, windows: Any) -> torch.Tensor:
@@ -196,7 +224,7 @@ class _SharedMaximum(torch.autograd.Function):
         for seen, windows in _parts(axes):
             spread[seen] += torch.where(winners(seen, windows), grad[windows], 0)
         unpadded: Any = (..., *(slice(a.before, a.before + a.input) for a in axes))
-        return spread[unpadded], None, None, None
+        return spread[unpadded], None, None, None, None
 
 
 def _parts_count(axes: tuple[SlidingAxis, ...]) -> int:
@@ -234,7 +262,7 @@ SPECS = tuple(
         summary=f"Largest element of each window over {SPATIAL[dims]}",
         options=MaxPoolOptions,
         inputs=(feature_map("input", dims, differentiable=True),),
-        outputs=(feature_map("output", dims), feature_map("indices", dims)),
+        outputs=(feature_map("output", dims), feature_map("indices", dims, required=False)),
         plan=plan,
         run=run,
         explain=explain,
