@@ -1,0 +1,134 @@
+"""How accurate each result is, at least: the one table of it.
+
+u is the unit roundoff of what is computed in: 2^-24 in float32 and the half types, 2^-53 in
+float64. Everything is rounded once more to the dtype of the answer. n is the number of terms.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tests.reference._requests import Expected
+from tests.reference._windows import Array
+from tests.reference.precision import DOUBLE, FLOATS, computing
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`units(n)` roundings of a result's terms, and in words what its terms are."""
+
+    units: Callable[[int], float]
+    text: str
+
+
+def _constant(units: float) -> Callable[[int], float]:
+    return lambda n: units
+
+
+def _logarithm(units: float, each: float) -> Callable[[int], float]:
+    return lambda n: units + each * math.log2(n + 1)
+
+
+def _root(units: float, each: float) -> Callable[[int], float]:
+    return lambda n: units + each * math.sqrt(n)
+
+
+EXACT = Bound(_constant(0), "exact")
+_AVERAGE = {
+    "output": Bound(_constant(0), "no more than its own rounding (sums in float64)"),
+    "gradients.input": Bound(_constant(0), "no more than its own rounding (sums in float64)"),
+}
+_MAXIMUM = {
+    "output": EXACT,
+    "indices": EXACT,
+    "gradients.input": Bound(lambda n: n - 1, "n - 1 u of the sum of |g| over n windows"),
+}
+_STATISTICS = {
+    "mean": Bound(_constant(4), "4 u of the mean of |x|"),
+    "var": Bound(_constant(16), "16 u of it"),
+    "inv_std": Bound(_constant(16), "16 u of it"),
+    "inv_rms": Bound(_constant(16), "16 u of it"),
+}
+_SUMS = {
+    "gradients.weight": Bound(_root(8, 1), "(8 + sqrt n) u of the sum of |g| (|x^| + 1)"),
+    "gradients.bias": Bound(_root(8, 1), "(8 + sqrt n) u of the sum of |g|"),
+}
+_CENTRED = {
+    "output": Bound(_constant(16), "16 u of |w| (|x^| + 1) + |b|"),
+    "gradients.input": Bound(
+        _root(16, 1),
+        "(16 + sqrt n) u of (|g| + (|x^| + 1) mean of |g| (|x^| + 1)) / sqrt(var + eps)",
+    ),
+    **_SUMS,
+    "statistics.mean": _STATISTICS["mean"],
+    "statistics.inv_std": _STATISTICS["inv_std"],
+}
+_BATCH = {
+    **{name: bound for name, bound in _CENTRED.items() if "statistics" not in name},
+    "outputs": _CENTRED["output"],
+    "gradients.inputs": _CENTRED["gradients.input"],
+    "replicas.output": _CENTRED["output"],
+    **{
+        f"{place}batch_stats.{name}": _STATISTICS[name.removesuffix("_unbiased")]
+        for place in ("", "replicas.")
+        for name in ("mean", "var", "var_unbiased", "inv_std")
+    },
+    "running_stats.mean": Bound(_constant(8), "8 u of |old| + share times the mean of |x|"),
+    "running_stats.var": Bound(_constant(16), "16 u of old + share times new"),
+    "running_stats.num_batches_tracked": EXACT,
+}
+_PRODUCTS = "(4 + sqrt n) u of the sum of {}"
+BOUNDS: Mapping[str, Mapping[str, Bound]] = {
+    "max_pool": _MAXIMUM,
+    "adaptive_max_pool": _MAXIMUM,
+    "global_max_pool": _MAXIMUM,
+    "avg_pool": _AVERAGE,
+    "adaptive_avg_pool": _AVERAGE,
+    "global_avg_pool": _AVERAGE,
+    "lp_pool": _AVERAGE,
+    "max_unpool": {"output": EXACT, "gradients.input": EXACT},
+    "relu": {"output": EXACT, "gradients.input": EXACT},
+    "batch_norm": _BATCH,
+    "sync_batch_norm": _BATCH,
+    "instance_norm": _CENTRED,
+    "group_norm": _CENTRED,
+    "layer_norm": _CENTRED,
+    "rms_norm": {
+        "output": Bound(_constant(16), "16 u of it"),
+        "gradients.input": Bound(
+            _root(16, 1), "(16 + sqrt n) u of (|g| + |x^| mean of |g x^|) / rms"
+        ),
+        "gradients.weight": Bound(_root(8, 1), "(8 + sqrt n) u of the sum of |g x^|"),
+        "statistics.inv_rms": _STATISTICS["inv_rms"],
+    },
+    "conv": {
+        "output": Bound(_root(4, 1), _PRODUCTS.format("|w x|, and |b|")),
+        "gradients.input": Bound(_root(4, 1), _PRODUCTS.format("|g w|")),
+        "gradients.weight": Bound(_root(4, 1), _PRODUCTS.format("|g x|")),
+        "gradients.bias": Bound(_root(4, 1), _PRODUCTS.format("|g|")),
+    },
+}
+
+
+def result_of(name: str) -> str:
+    """A result's name without the numbers that count tensors."""
+    return re.sub(r"\.\d+(?=\.|$)", "", name)
+
+
+def tolerances(family: str, name: str, right: Expected, dtype: str) -> Array:
+    """How far each element may be off, its last rounding left out.
+
+    That of the reference itself, and of sums in float64, is n roundings of float64.
+    """
+    bound, kind = BOUNDS[family][result_of(name)], computing(dtype)
+    units = bound.units(right.count) * kind.unit + (right.count + 16) * DOUBLE.unit
+    underflow = (right.count + 1) * kind.granule
+    return units * right.terms + (right.terms != 0) * underflow
+
+
+def last_rounding(right: Expected, dtype: str) -> Array:
+    """The most that rounding to the dtype of the answer moves each element."""
+    kind = FLOATS[dtype]
+    rounding: Array = kind.unit * abs(right.value) + kind.granule / 2
+    return rounding
