@@ -6,20 +6,23 @@ from typing import Any
 import numpy as np
 
 from app.compute import Engine
-from app.layers import LAYERS, LayerSpec, compute_model
+from app.layers import LAYERS, compute_model
 from app.schemas.tensors import DTYPES, TensorPayload
 from tests.reference._windows import Array
 from tests.reference.precision import from_bfloat16, to_bfloat16
 
 
-def ask(engine: Engine, layer: str | LayerSpec, body: Mapping[str, Any]) -> dict[str, Array]:
+Service = Engine
+
+
+def ask(engine: Service, layer: str, body: Mapping[str, Any]) -> dict[str, Array]:
     """The answer's tensors by dotted name.
 
     Raises:
         InvalidRequest: it was refused.
 
     """
-    spec = LAYERS[layer] if isinstance(layer, str) else layer
+    spec = LAYERS[layer]
     dtype = body.get("dtype", "float32")
     fields = {name: _field(value, dtype, name) for name, value in body.items()}
     call = compute_model(spec).model_validate(fields)
