@@ -11,8 +11,12 @@ from app.schemas.tensors import DTYPES, Shape, TensorPayload
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 
 
+ALIGNMENT_BYTES = 64
+"""Where torch's own memory begins."""
+
+
 def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The payload on the device in `dtype`; on the CPU over its own memory, if that is its own.
+    """The payload on the device in `dtype`; on the CPU it shares memory if the dtype is the same.
 
     To an accelerator it goes by way of pinned memory, and nobody waits for it.
     """
@@ -70,9 +74,23 @@ def outward_shape(shape: Shape, layout: Layout, batched: bool) -> Shape:
 
 
 def inward(tensor: torch.Tensor, layout: Layout, batched: bool) -> torch.Tensor:
-    """A tensor as sent -> (N, C, *spatial), a view."""
+    """A tensor as sent -> (N, C, *spatial), contiguous.
+
+    Torch has kernels of its own for other orders in memory, and some of them are wrong:
+    rows 39 to 42 of `docs/surprises.md`.
+    """
     tensor = tensor if batched else tensor.unsqueeze(0)
-    return tensor.movedim(-1, 1) if layout == "channels_last" and tensor.dim() > 2 else tensor
+    if layout == "channels_last" and tensor.dim() > 2:
+        tensor = tensor.movedim(-1, 1)
+    return tensor.contiguous()
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, copied unless it begins where torch's own memory would.
+
+    A matrix product's last bit depends on where its factors lie.
+    """
+    return tensor if tensor.data_ptr() % ALIGNMENT_BYTES == 0 else tensor.clone()
 
 
 def outward(tensor: torch.Tensor, layout: Layout, batched: bool) -> torch.Tensor:

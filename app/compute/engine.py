@@ -11,6 +11,7 @@ from app.compute import bounds
 from app.compute._names import put, results, sent_tensors, with_port
 from app.compute._tensors import (
     TORCH_DTYPES,
+    aligned,
     inward,
     inward_shape,
     outward,
@@ -22,7 +23,7 @@ from app.compute._tensors import (
 )
 from app.compute.device import choose_device, device_name, one_thread
 from app.errors import DeviceLost, InvalidRequest, OutOfMemory
-from app.layers import LayerSpec, Plan, Tensors, options_of
+from app.layers import LayerSpec, Plan, Port, Tensors, options_of
 from app.schemas.answers import Advice, Explanation
 from app.schemas.calls import Call, ComputeCall
 from app.schemas.options import CONVENTIONS
@@ -154,15 +155,14 @@ class Engine:
     def _run(self, spec: LayerSpec, call: ComputeCall, plan: Plan) -> dict[str, Any]:
         leaves, tensors = self._inputs(spec, call, plan)
         outputs = spec.run(tensors, plan)
-        sent = {
-            name: outward(tensor, plan.options.layout, call.batched) if port.mapped else tensor
-            for (name, tensor), port in with_port(spec.outputs, outputs)
-        }
-        first = results(spec, sent)
-        shapes = [tuple(sent[name].shape) for name in first]
+        first = results(spec, outputs)
+        sent = self._outward(spec.outputs, outputs, plan, call)
         if getattr(call, spec.gradient) is not None:
-            found = self._gradients(spec, call, leaves, tuple(sent[name] for name in first))
-            sent |= {f"gradients.{name}": gradient for name, gradient in found.items()}
+            results_ = tuple(outputs[name] for name in first)
+            found = self._gradients(spec, call, plan, leaves, results_)
+            gradients = self._outward(spec.inputs, found, plan, call)
+            sent |= {f"gradients.{name}": gradient for name, gradient in gradients.items()}
+        shapes = [tuple(sent[name].shape) for name in first]
         host = to_host(sent)
         answer: dict[str, Any] = {
             "layer": spec.name,
@@ -183,7 +183,7 @@ class Engine:
     def _inputs(
         self, spec: LayerSpec, call: ComputeCall, plan: Plan
     ) -> tuple[dict[str, torch.Tensor], Tensors]:
-        """The tensors to differentiate by, as sent, and all inputs in the layers' layout."""
+        """The tensors to differentiate by, and all inputs; in the layers' layout, contiguous."""
         dtype = TORCH_DTYPES[working_dtype(call.dtype, call.compute_dtype)]
         differentiate = getattr(call, spec.gradient) is not None
         payloads = sent_tensors(spec, call)
@@ -193,22 +193,50 @@ class Engine:
             payload = payloads.get(name)
             if payload is not None:
                 own = TORCH_DTYPES[port.dtype] if port.dtype else dtype
-                tensor = to_torch(payload, self.device, own)
+                tensor = self._load(spec, payload, own, plan, call, mapped=port.mapped)
             elif port.fill is not None:
                 tensor = torch.full(shape, port.fill, dtype=dtype, device=self.device)
             else:
                 continue
             if port.differentiable and differentiate:
                 leaves[name] = tensor.requires_grad_()
-            tensors[name] = (
-                inward(tensor, plan.options.layout, call.batched) if port.mapped else tensor
-            )
+            tensors[name] = tensor
         return leaves, tensors
+
+    def _load(
+        self,
+        spec: LayerSpec,
+        payload: TensorPayload,
+        dtype: torch.dtype,
+        plan: Plan,
+        call: ComputeCall,
+        *,
+        mapped: bool,
+    ) -> torch.Tensor:
+        """A payload as the layer takes it."""
+        tensor = to_torch(payload, self.device, dtype)
+        if mapped:
+            tensor = inward(tensor, plan.options.layout, call.batched)
+        return aligned(tensor) if spec.matrix_product else tensor
+
+    @staticmethod
+    def _outward(
+        ports: tuple[Port, ...],
+        tensors: Mapping[str, torch.Tensor],
+        plan: Plan,
+        call: ComputeCall,
+    ) -> dict[str, torch.Tensor]:
+        """Tensors in the layout that they are sent in, views."""
+        return {
+            name: outward(tensor, plan.options.layout, call.batched) if port.mapped else tensor
+            for (name, tensor), port in with_port(ports, tensors)
+        }
 
     def _gradients(
         self,
         spec: LayerSpec,
         call: ComputeCall,
+        plan: Plan,
         leaves: dict[str, torch.Tensor],
         outputs: tuple[torch.Tensor, ...],
     ) -> dict[str, torch.Tensor]:
@@ -216,10 +244,10 @@ class Engine:
         if given == "ones":
             grads = tuple(map(torch.ones_like, outputs))
         else:
-            sent = given if spec.many else (given,)
+            mapped = spec.outputs[0].mapped
             grads = tuple(
-                to_torch(payload, self.device, output.dtype)
-                for payload, output in zip(sent, outputs, strict=True)
+                self._load(spec, payload, output.dtype, plan, call, mapped=mapped)
+                for payload, output in zip(given if spec.many else (given,), outputs, strict=True)
             )
         found = torch.autograd.grad(outputs, tuple(leaves.values()), grads)
         return dict(zip(leaves, found, strict=True))

@@ -13,6 +13,8 @@ from app.layers._windows import SlidingAxis, inside
 from app.schemas.tensors import Shape
 
 TAP_NS = 6_000
+WIDE = 2
+"""Float32 elements in the room of one of float64."""
 DIVISOR_COST = 40
 DIVISOR_COPIES = 8
 """Operations and float32 elements that an axis's divisors take, of 64 bits, for each window."""
@@ -56,19 +58,32 @@ class Averages:
         return 0 if self.is_native else TAP_NS * sum(a.kernel for a in self.axes)
 
     def workspace(self, output: Shape) -> int:
-        """Elements of working memory."""
+        """Float32 elements of working memory: inputs and sums in float64."""
+        sums = WIDE * math.prod(output)
         if self.is_native:
-            return 0
-        return 4 * self._padded(output) + DIVISOR_COPIES * sum(a.output for a in self.axes)
+            return sums + WIDE * math.prod(output[:2]) * math.prod(a.input for a in self.axes)
+        by_hand = 4 * self._padded(output) + DIVISOR_COPIES * sum(a.output for a in self.axes)
+        return sums + WIDE * by_hand
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
-        """`(N, C, *spatial) -> (N, C, *out)`."""
+        """`(N, C, *spatial) -> (N, C, *out)`, in float64: rounded once, it is exact."""
+        x = x.double()
         if self.is_native:
             return self._native(x)
         total = pad_by_hand(x, self.axes, 0.0)
         for dim, axis in enumerate(self.axes, start=2):
             total = _Sums.apply(total, dim, axis)  # type: ignore[no-untyped-call]
         return total / self.divisors().to(total)
+
+    def seen(self) -> torch.Tensor:
+        """`(*spatial)`: which elements some window holds."""
+        seen = torch.ones((), dtype=torch.bool)
+        for axis in self.axes:
+            reached = torch.zeros(axis.padded + axis.overhang, dtype=torch.bool)
+            for tap in range(axis.kernel):
+                reached[axis.tap_slice(tap)] = True
+            seen = seen.unsqueeze(-1) & reached[axis.before : axis.before + axis.input]
+        return seen
 
     def divisors(self) -> torch.Tensor:
         """`(*out)`: by what each window's sum is divided; 1 where a window holds nothing."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
+from app.layers._precision import LONGEST_SUM, WIDENED_COPIES, is_well_scaled, mean_of
 from app.layers._spec import Plan, Port, Tensors, presets
 from app.schemas.answers import Advice
 from app.schemas.options import Epsilon, Flag, LayerOptions
@@ -140,7 +141,9 @@ def check_running(tensors: Tensors) -> None:
 def with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
     """`(N, C, *spatial) -> (N, C, *spatial)`, normalised with the running statistics."""
     mean, var = tensors["running_mean"], tensors["running_var"]
-    return F.batch_norm(x, mean, var, tensors["weight"], tensors["bias"], False, 0.0, eps)
+    if x.numel() > LONGEST_SUM * x.shape[1] or not is_well_scaled(mean, var, eps):
+        x, mean = x.double() - _by_channel(mean.double(), x), torch.zeros_like(mean)
+    return _batch_norm(x, mean, var, tensors, eps, training=False)
 
 
 def with_batch(
@@ -153,16 +156,59 @@ def with_batch(
         mean = biased = unbiased = torch.full_like(weight.detach(), math.nan)
         output = F.batch_norm(x, mean, unbiased, weight, bias, False, 0.0, eps)
     elif count == 1 or eps == 0:  # torch refuses both
-        output, mean, biased = _normalised_by_hand(x, weight, bias, eps)
+        output, mean, biased = _normalised_by_hand(x.double(), weight, bias, eps)
         unbiased = biased * (count / (count - 1)) if count > 1 else torch.full_like(mean, math.nan)
     else:
-        # With momentum 1 torch replaces what it is given by the batch's mean and unbiased variance.
-        mean, unbiased = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
-        output = F.batch_norm(x, mean, unbiased, weight, bias, True, 1.0, eps)
-        biased = unbiased * ((count - 1) / count)
+        output, mean, biased, unbiased = _normalised(tensors, x, eps)
     inv_std = (biased + eps).rsqrt()
     statistics = zip(STATISTICS, (mean, biased, unbiased, inv_std), strict=True)
     return output, dict(statistics)
+
+
+def _normalised(
+    tensors: Tensors, x: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The output, and `(C)`: mean, biased and unbiased variance; of more than one value a channel.
+
+    In float64 and centred, unless the sums are short and the means small against the spread.
+    """
+    if x.numel() <= LONGEST_SUM * x.shape[1]:
+        output, mean, biased, unbiased = _normalised_as_sent(tensors, x, eps)
+        if is_well_scaled(mean, biased, eps):
+            return output, mean, biased, unbiased
+    exact = x.double()
+    near = exact.detach().mean((0, *range(2, x.dim())))
+    centred = exact - _by_channel(near, x)
+    output, rest, biased, unbiased = _normalised_as_sent(tensors, centred, eps)
+    return output, mean_of(near, rest), biased, unbiased
+
+
+def _normalised_as_sent(
+    tensors: Tensors, x: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    # With momentum 1 torch replaces what it is given by the batch's mean and unbiased variance.
+    mean, unbiased = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
+    output = _batch_norm(x, mean, unbiased, tensors, eps, training=True)
+    count = x.numel() // x.shape[1]
+    return output, mean, unbiased * ((count - 1) / count), unbiased
+
+
+def _batch_norm(
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    tensors: Tensors,
+    eps: float,
+    *,
+    training: bool,
+) -> torch.Tensor:
+    weight, bias = tensors["weight"].to(x), tensors["bias"].to(x)
+    return F.batch_norm(x, mean.to(x), var.to(x), weight, bias, training, 1.0, eps)
+
+
+def _by_channel(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`(C)` as it broadcasts over `(N, C, *spatial)`."""
+    return vector.view(-1, *[1] * (x.dim() - 2))
 
 
 def _normalised_by_hand(
@@ -185,8 +231,9 @@ def updated(
     mean, var = tensors["running_mean"], tensors["running_var"]
     if count:
         unbiased = options.running_var_estimator == "unbiased"
-        mean = torch.lerp(mean, batch["mean"], share)
-        var = torch.lerp(var, batch["var_unbiased" if unbiased else "var"], share)
+        seen = batch["var_unbiased" if unbiased else "var"]
+        mean = torch.lerp(mean.to(batch["mean"]), batch["mean"], share)
+        var = torch.lerp(var.to(seen), seen, share)
     return {
         "running_stats.mean": mean,
         "running_stats.var": var,
@@ -253,6 +300,6 @@ def norm_plan(
         {**shapes, **parameters},
         outputs,
         cost=4 * elements,
-        workspace=2 * channels + by_hand * elements,
-        gradient_workspace=by_hand * 4 * elements,
+        workspace=2 * channels + (WIDENED_COPIES + 2 * by_hand) * elements,
+        gradient_workspace=(WIDENED_COPIES + 8 * by_hand) * elements,
     )

@@ -3,6 +3,7 @@
 import torch
 
 from app.errors import InvalidRequest
+from app.layers._precision import LONGEST_SUM, is_well_scaled, mean_of
 from app.layers._spec import Notes
 from app.schemas.answers import Advice
 from app.schemas.options import Epsilon, LayerOptions
@@ -32,13 +33,27 @@ def check_parameters(shapes: Shapes, wanted: Shape, what: str) -> None:
             raise InvalidRequest.at(name, "shape-mismatch", detail)
 
 
-def statistics(groups: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(..., values) -> (...)`: the mean, and 1 / sqrt(biased variance + eps)."""
+def prepared(
+    groups: torch.Tensor, eps: float, groups_per_weight: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Groups `(..., values)` as torch's kernels take them without losing digits, with the mean and
+    1 / sqrt(biased variance + eps) of each, `(...)`.
+
+    In float64 and centred, unless the sums are short, of `values` and of the `groups_per_weight`
+    that a weight's gradient adds, and the means small against the spread.
+    """
     if not groups.numel():
         nothing = groups.new_empty(groups.shape[:-1])
-        return nothing, nothing
-    var, mean = torch.var_mean(groups.detach(), -1, correction=0)
-    return mean, (var + eps).rsqrt()
+        return groups, nothing, nothing
+    if max(groups.shape[-1], groups_per_weight) <= LONGEST_SUM:
+        var, mean = torch.var_mean(groups.detach(), -1, correction=0)
+        if is_well_scaled(mean, var, eps):
+            return groups, mean, (var + eps).rsqrt()
+    groups = groups.double()
+    near = groups.detach().mean(-1, keepdim=True)
+    groups = groups - near
+    var, rest = torch.var_mean(groups.detach(), -1, correction=0)
+    return groups, mean_of(near.squeeze(-1), rest), (var + eps).rsqrt()
 
 
 def notes(groups: torch.Tensor) -> Notes:

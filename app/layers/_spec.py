@@ -123,6 +123,7 @@ class LayerSpec:
     `explain(tensors, outputs, plan)` describes one run.
     `parameters(input_shape, call)` gives the shapes of the other inputs to a shape request, which
     has the fields of `shape_fields` to say them with.
+    A layer of `matrix_product` gets its tensors where torch's own memory would begin.
     """
 
     name: str
@@ -138,6 +139,7 @@ class LayerSpec:
     parameters: Callable[[Shape, Any], Shapes] = no_parameters
     shape_fields: type[BaseModel] | None = None
     dtypes: tuple[str, ...] = FLOATS
+    matrix_product: bool = False
     formula: str = ""
     differences: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)

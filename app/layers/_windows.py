@@ -81,6 +81,11 @@ class SlidingAxis:
         """How far ceil mode's last window reaches beyond the padding, elements."""
         return max(0, (self.output - 1) * self.stride + self.effective - self.padded)
 
+    @property
+    def overlap(self) -> int:
+        """How many windows an element lies in, from above."""
+        return min(self.kernel, self.output, -(-self.effective // self.stride))
+
     def taps(self, index: int) -> range:
         """Input coordinates of window `index`; those outside the input are padding."""
         start = index * self.stride - self.before

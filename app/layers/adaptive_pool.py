@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from app.errors import InvalidRequest
 from app.layers._pooling import average_notes, max_notes
+from app.layers._precision import widened
 from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
 from app.layers._windows import per_axis
 from app.schemas.answers import AxisCard
@@ -46,10 +47,27 @@ class AdaptiveAxis:
 
     @property
     def largest(self) -> int:
-        """Length of the largest window, from above."""
+        """Length of the largest window.
+
+        Window `i` begins `i * input % output` fractions into its first element; the largest such
+        fraction is `output - gcd`.
+        """
         if not self.output:
             return 0
-        return min(self.input, -(-self.input // self.output) + (self.input % self.output > 0))
+        whole, rest = divmod(self.input, self.output)
+        return whole + (rest > 0) + (rest > math.gcd(self.input, self.output))
+
+    @property
+    def total(self) -> int:
+        """Taps of all windows together."""
+        if not self.output:
+            return 0
+        return self.input + self.output - math.gcd(self.input, self.output)
+
+    @property
+    def overlap(self) -> int:
+        """How many windows an element lies in, from above."""
+        return -(-self.output // self.input) + 1
 
     def card(self) -> AxisCard:
         """The axis explained."""
@@ -70,7 +88,7 @@ class AdaptiveAxis:
 
 
 def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
-    """Windows, output shape, and cost: one operation a tap, from above."""
+    """Windows, output shape, and cost: one operation a tap."""
     shape = shapes["input"]
     check_not_empty(shape)
     sizes = per_axis("output_size", options.output_size, len(shape) - 2)
@@ -82,14 +100,15 @@ def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
         detail = "output_size: expected lengths below 2147483648"
         raise InvalidRequest.at("output_size", "out-of-range", detail)
     output = (*shape[:2], *(axis.output for axis in axes))
-    indices = isinstance(options, AdaptiveMaxPoolOptions) and options.return_indices
+    is_max = isinstance(options, AdaptiveMaxPoolOptions)
+    indices = getattr(options, "return_indices", False)
     return Plan(
         options=options.model_copy(update={"output_size": output[2:]}),
         inputs=shapes,
         outputs={"output": output, **({"indices": output} if indices else {})},
-        cost=math.prod(output) * math.prod(axis.largest for axis in axes),
-        # torch finds the indices, asked for or not.
-        workspace=2 * math.prod(output) * isinstance(options, AdaptiveMaxPoolOptions),
+        cost=math.prod(shape[:2]) * math.prod(axis.total for axis in axes),
+        # Averages and sums in float64; the maximum's indices, asked for or not.
+        workspace=2 * (math.prod(shape) + math.prod(output)) + 2 * math.prod(output) * is_max,
         axes=axes,
     )
 
@@ -105,7 +124,7 @@ def run_avg(tensors: Tensors, plan: Plan) -> Tensors:
     if 0 in plan.outputs["output"]:
         return {"output": _nothing(x, plan)}
     pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
-    return {"output": pool(x, size)}
+    return {"output": pool(x.double(), size)}
 
 
 def run_max(tensors: Tensors, plan: Plan) -> Tensors:
@@ -118,6 +137,7 @@ def run_max(tensors: Tensors, plan: Plan) -> Tensors:
         pool: Any = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[
             len(size) - 1
         ]
+        x = widened(x, math.prod(axis.overlap for axis in plan.axes))
         output, where = pool(x, size, return_indices=True)
     return {"output": output, **({"indices": where} if plan.options.return_indices else {})}
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.errors import InvalidRequest
 from app.layers._pooling import pad_by_hand
+from app.layers._precision import widened
 from app.layers._spec import (
     SPATIAL,
     SPATIAL_NAMES,
@@ -118,16 +119,35 @@ def _check_bias(shapes: Shapes, weight: Shape) -> None:
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, out, *out_spatial)`."""
-    x, axes = tensors["input"], plan.axes
+    axes, weight = plan.axes, tensors["weight"]
+    x = widened(tensors["input"], _longest_sum(plan, differentiated=weight.requires_grad))
     padding = [axis.before for axis in axes]
     if any(axis.before != axis.after for axis in axes):
         x, padding = pad_by_hand(x, axes, 0.0), [0] * len(axes)
     conv: Any = (F.conv1d, F.conv2d, F.conv3d)[len(axes) - 1]
     strides, dilations = [a.stride for a in axes], [a.dilation for a in axes]
     output: torch.Tensor = conv(
-        x, tensors["weight"], tensors["bias"], strides, padding, dilations, plan.options.groups
+        x,
+        weight.to(x),
+        tensors["bias"].to(x),
+        strides,
+        padding,
+        dilations,
+        plan.options.groups,
     )
     return {"output": output}
+
+
+def _longest_sum(plan: Plan, *, differentiated: bool) -> int:
+    """Most terms of one sum: channels and taps in an output, output channels and taps in a
+    gradient of the input, samples and positions in one of the weight.
+    """
+    weight, output = plan.inputs["weight"], plan.outputs["output"]
+    forward: int = math.prod(weight[1:])
+    if not differentiated:
+        return forward
+    backward = weight[0] // plan.options.groups * math.prod(axis.overlap for axis in plan.axes)
+    return int(max(forward, backward, math.prod(output) // output[1]))
 
 
 def parameter_shapes(shape: Shape, call: Any) -> Shapes:
@@ -168,6 +188,7 @@ SPECS = tuple(
         run=run,
         parameters=parameter_shapes,
         shape_fields=ConvShapeFields,
+        matrix_product=True,
         presets=presets(flax={"padding": "same_upper"}),
         formula="y[n, o] = bias[o] + sum over channels c and taps i of "
         "weight[o, c, i] * x[n, c, o * stride - padding + i * dilation]",

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 from app.layers._pooling import average_notes, max_notes
@@ -42,8 +43,9 @@ def run_max(tensors: Tensors, plan: Plan) -> Tensors:
 
 def run_avg(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, 1...)` or `(N, C)`."""
-    x = tensors["input"]
-    return {"output": x.mean(tuple(range(2, x.dim())), keepdim=plan.options.keepdims)}
+    x, keepdims = tensors["input"], plan.options.keepdims
+    spatial = tuple(range(2, x.dim()))
+    return {"output": x.mean(spatial, keepdim=keepdims, dtype=torch.float64)}
 
 
 def explain_max(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:

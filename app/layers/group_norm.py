@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
-from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, statistics
+from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, prepared
+from app.layers._precision import WIDENED_COPIES
 from app.layers._spec import (
     LayerSpec,
     Notes,
@@ -68,7 +69,7 @@ def _plan(shapes: Shapes, options: NormOptions, groups: int) -> Plan:
     channels = shape[1]
     check_parameters(shapes, (channels,), "one value a channel of the input")
     per_group = (shape[0], groups)
-    by_hand, copied = math.prod(shape[1:]) == groups, options.layout == "channels_last"
+    by_hand = math.prod(shape[1:]) == groups
     return Plan(
         options=options,
         inputs={**shapes, "weight": (channels,), "bias": (channels,)},
@@ -78,24 +79,27 @@ def _plan(shapes: Shapes, options: NormOptions, groups: int) -> Plan:
             "statistics.inv_std": per_group,
         },
         cost=6 * math.prod(shape) + ROW_COST * math.prod(per_group),
-        workspace=math.prod(shape) * (2 * by_hand + copied),
+        workspace=math.prod(shape) * (WIDENED_COPIES + 2 * by_hand),
+        gradient_workspace=math.prod(shape) * WIDENED_COPIES,
     )
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, *spatial)`, and the statistics `(N, groups)`."""
-    x, weight, bias = tensors["input"], tensors["weight"], tensors["bias"]
-    eps = plan.options.eps
-    groups = _groups(x, plan)
+    x, eps = tensors["input"], plan.options.eps
+    values_per_channel = x.numel() // x.shape[1]
+    groups, mean, inv_std = prepared(_groups(x, plan), eps, values_per_channel)
+    x = groups.view(x.shape)
+    weight, bias = tensors["weight"].to(x), tensors["bias"].to(x)
     if groups.shape[-1] == 1 or not x.numel():
         # torch: the fused variance of one value is rounding, and instance norm wants a sample.
+        zero = (x - x).detach()  # NaN where x is not finite, and so is the gradient there
         scale = weight.view(-1, *[1] * (x.dim() - 2))
-        output = (x - x) * (eps**-0.5 if eps else math.inf) * scale + bias.view_as(scale)
+        output = zero * x * (eps**-0.5 if eps else math.inf) * scale + bias.view_as(scale)
     elif isinstance(plan.options, InstanceNormOptions):
         output = F.instance_norm(x, weight=weight, bias=bias, eps=eps)
     else:
         output = F.group_norm(x, groups.shape[1], weight, bias, eps)
-    mean, inv_std = statistics(groups, eps)
     return {"output": output, "statistics.mean": mean, "statistics.inv_std": inv_std}
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
-from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, statistics
+from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, prepared
+from app.layers._precision import WIDENED_COPIES
 from app.layers._spec import ANY_RANK, LayerSpec, Notes, Plan, Port, Tensors, presets
 from app.schemas.options import Epsilon, LayerOptions, Trailing
 from app.schemas.tensors import Shape, Shapes
@@ -58,8 +59,8 @@ def plan(shapes: Shapes, options: Any) -> Plan:
         inputs={**shapes, **dict.fromkeys(parameters, normalized)},
         outputs={"output": shape, **{f"statistics.{name}": lead for name in names}},
         cost=6 * math.prod(shape) + ROW_COST * math.prod(lead),
-        workspace=rms * math.prod(shape),
-        gradient_workspace=3 * rms * math.prod(shape) + math.prod(normalized),
+        workspace=WIDENED_COPIES * math.prod(shape),
+        gradient_workspace=WIDENED_COPIES * (1 + rms) * math.prod(shape) + math.prod(normalized),
     )
 
 
@@ -90,18 +91,23 @@ def _normalized(shape: Shape, options: _Trailing) -> Shape:
 
 def run_layer(tensors: Tensors, plan: Plan) -> Tensors:
     """`(*lead, *normalized) -> (*lead, *normalized)`, and the statistics `(*lead)`."""
-    x, options = tensors["input"], plan.options
+    options = plan.options
     shape = options.normalized_shape
-    output = F.layer_norm(x, shape, tensors["weight"], tensors["bias"], options.eps)
-    mean, inv_std = statistics(x.flatten(-len(shape)), options.eps)
+    rows = tensors["input"].flatten(-len(shape))
+    rows, mean, inv_std = prepared(rows, options.eps, rows.numel() // rows.shape[-1])
+    weight, bias = tensors["weight"].to(rows), tensors["bias"].to(rows)
+    output = F.layer_norm(rows.view(plan.outputs["output"]), shape, weight, bias, options.eps)
     return {"output": output, "statistics.mean": mean, "statistics.inv_std": inv_std}
 
 
 def run_rms(tensors: Tensors, plan: Plan) -> Tensors:
-    """`(*lead, *normalized) -> (*lead, *normalized)`, and the statistic `(*lead)`."""
-    x, options = tensors["input"], plan.options
+    """`(*lead, *normalized) -> (*lead, *normalized)`, and the statistic `(*lead)`.
+
+    In float64, which holds the squares and cubes of whatever float32 holds.
+    """
+    x, options = tensors["input"].double(), plan.options
     shape = options.normalized_shape
-    output = F.rms_norm(x, shape, tensors["weight"], options.eps)
+    output = F.rms_norm(x, shape, tensors["weight"].double(), options.eps)
     mean_square = x.detach().flatten(-len(shape)).square().mean(-1)
     return {"output": output, "statistics.inv_rms": (mean_square + options.eps).rsqrt()}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from app.layers._averages import Averages, window_elements
+from app.layers._averages import TAP_NS, WIDE, Averages, window_elements
 from app.layers._pooling import reduction_advice, window_notes
 from app.layers._spec import (
     SPATIAL,
@@ -55,10 +55,10 @@ def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output},
         cost=averages.cost(output) + POWERS * elements,
-        workspace=averages.workspace(output) + 3 * elements,
-        gradient_workspace=5 * elements,
+        workspace=averages.workspace(output) + WIDE * 5 * elements,
+        gradient_workspace=WIDE * 5 * elements,
         axes=axes,
-        overhead_ns=averages.overhead_ns,
+        overhead_ns=averages.overhead_ns + TAP_NS * sum(axis.kernel for axis in axes),
     )
 
 
@@ -68,18 +68,23 @@ def _averages(axes: tuple[SlidingAxis, ...], options: LpPoolOptions) -> Averages
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
-    """`(N, C, *spatial) -> (N, C, *out)`; the gradient of a window of zeros is 0.
+    """`(N, C, *spatial) -> (N, C, *out)`, in float64, so that powers do not overflow.
+
+    A window whose sum is 0 passes no gradient, an element that no window sees gets none, and with
+    `lp_abs` neither does an element that is 0.
 
     Source: torch `nn.functional.lp_pool2d`, which averages and scales up by the window.
     """
-    x, options = tensors["input"], plan.options
-    powers = (x.abs() if options.lp_abs else x).pow(options.norm_type)
-    sums = _averages(plan.axes, options).of(powers)
+    options, device = plan.options, tensors["input"].device
+    averages = _averages(plan.axes, options)
+    # `where` keeps infinite and undefined derivatives out of the gradient.
+    x = torch.where(averages.seen().to(device), tensors["input"].double(), 0.0)
+    if options.lp_abs:
+        x = torch.where(x == 0, 0.0, x).abs()
+    sums = averages.of(x.pow(options.norm_type))
     if options.lp_partial == "scaled":
         sums = sums * window_elements(plan.axes)
-    # relu's gradient at 0 is 0, which keeps the root's infinite one out.
-    sums = torch.sign(sums) * torch.relu(torch.abs(sums))
-    return {"output": sums.pow(1.0 / options.norm_type)}
+    return {"output": torch.where(sums == 0, 0.0, sums).pow(1.0 / options.norm_type)}
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:

@@ -12,6 +12,7 @@ from pydantic import Field
 from app.errors import InvalidRequest
 from app.layers._indices import numbered
 from app.layers._pooling import max_notes, pad_by_hand, padded_elements
+from app.layers._precision import widened
 from app.layers._spec import (
     SPATIAL,
     LayerSpec,
@@ -95,22 +96,33 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, *out)`, and the indices where they were asked for."""
     x, options = tensors["input"], plan.options
+    if x.requires_grad:
+        x = widened(x, math.prod(axis.overlap for axis in plan.axes))
     if _is_native(plan.axes, options):
         output, where = _pool(x, plan.axes, tuple(a.before for a in plan.axes), options.ceil_mode)
     else:
-        source = x
-        if options.nan == "ignore" and x.is_floating_point():
-            source = torch.where(x.isnan(), -math.inf, x)
+        ignored = x.isnan() if options.nan == "ignore" and x.is_floating_point() else None
+        source = x if ignored is None else torch.where(ignored, -math.inf, x)
         where = _first_maximum(source.detach(), plan.axes)
-        output = source.flatten(2).gather(2, where.flatten(2)).view(where.shape)
+        output = _taken(source, where)
+        if ignored is not None and bool(ignored.any()):
+            # Where -Infinity wins, it does so over an ignored NaN before it.
+            numbers = torch.where(ignored, -math.inf, torch.zeros_like(x))
+            where = torch.where(output == -math.inf, _first_maximum(numbers, plan.axes), where)
+            output = _taken(source, where)
         if options.tie != "first" and source.requires_grad:
             output = _SharedMaximum.apply(  # type: ignore[no-untyped-call]
-                source, output.detach(), plan.axes, options.tie
+                source, output.detach(), ignored, plan.axes, options.tie
             )
     if not options.return_indices:
         return {"output": output}
     indices = numbered(where, x.shape[2:], options.index_base, options.storage_order)
     return {"output": output, "indices": indices}
+
+
+def _taken(source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The elements at these positions of their planes."""
+    return source.flatten(2).gather(2, where.flatten(2)).view(where.shape)
 
 
 def _is_native(axes: tuple[SlidingAxis, ...], options: MaxPoolOptions) -> bool:
@@ -161,25 +173,29 @@ def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tens
 
 
 class _SharedMaximum(torch.autograd.Function):
-    """Passes the maxima on; their gradient goes to every element that equals them."""
+    """Passes the maxima on; their gradient goes to every element that equals them, and is not
+    ignored.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         source: torch.Tensor,
         maximum: torch.Tensor,
+        ignored: torch.Tensor | None,
         axes: tuple[SlidingAxis, ...],
         tie: str,
     ) -> torch.Tensor:
-        ctx.save_for_backward(source, maximum)
+        counted = torch.ones_like(source[:1, :1]) if ignored is None else (~ignored).to(source)
+        ctx.save_for_backward(source, maximum, counted)
         ctx.axes, ctx.tie = axes, tie
         return maximum.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        (source, maximum), axes = ctx.saved_tensors, ctx.axes
+        (source, maximum, counted), axes = ctx.saved_tensors, ctx.axes
         padded = pad_by_hand(source, axes, -math.inf)
-        real = pad_by_hand(torch.ones_like(source[:1, :1]), axes, 0).bool()
+        real = pad_by_hand(counted, axes, 0).bool()
         is_nan = maximum.isnan()
 
         def winners(seen: Any, windows: Any) -> torch.Tensor:
@@ -196,7 +212,7 @@ class _SharedMaximum(torch.autograd.Function):
         for seen, windows in _parts(axes):
             spread[seen] += torch.where(winners(seen, windows), grad[windows], 0)
         unpadded: Any = (..., *(slice(a.before, a.before + a.input) for a in axes))
-        return spread[unpadded], None, None, None
+        return spread[unpadded], None, None, None, None
 
 
 def _parts_count(axes: tuple[SlidingAxis, ...]) -> int:

@@ -1,0 +1,38 @@
+"""How precisely a layer computes: float32 where its sums are short, float64 where they are long.
+
+Torch adds float32 numbers one by one in each vector lane, so that a sum of a million equal terms is
+0.2 % off. Results and gradients that sum more than `LONGEST_SUM` terms are computed in float64 and
+rounded once; `docs/layers.md` states the bounds that follow.
+"""
+
+import torch
+
+LONGEST_SUM = 1024
+"""Most terms of a float32 sum."""
+LARGEST_MEAN = 4
+"""Most standard deviations that a mean may lie from 0 in torch's float32 kernels, which compute
+`x * a + b` and so cancel."""
+WIDENED_COPIES = 6
+"""Float32 elements that a norm in float64 holds for each of its input: widened, centred, output."""
+SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e30
+"""Far enough from what float32 holds for the squares and cubes that kernels compute."""
+
+
+def widened(x: torch.Tensor, terms: int) -> torch.Tensor:
+    """The tensor, in float64 if it goes into sums of so many terms that float32 loses digits."""
+    return x.double() if terms > LONGEST_SUM else x
+
+
+def mean_of(near: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+    """The mean of what has the mean `rest` after `near` was subtracted."""
+    return near + torch.where(near.isfinite(), rest, 0.0)
+
+
+def is_well_scaled(mean: torch.Tensor, var: torch.Tensor, eps: float) -> bool:
+    """Whether torch's float32 norms keep their digits on data of this mean and biased variance.
+
+    False where either is not finite.
+    """
+    spread = var + eps
+    kept = mean.square() <= LARGEST_MEAN**2 * spread
+    return bool((kept & (spread > SMALLEST_VARIANCE) & (spread < LARGEST_VARIANCE)).all())
