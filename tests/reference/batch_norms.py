@@ -56,12 +56,11 @@ def _normalise(
         if not alone:
             _check(request, rows.shape[1])
         parts = normalised(rows, eps)
-        slack = 1.0
     else:
         inv_std = 1 / np.sqrt(old[1] + eps)
         unit = (rows - old[0][:, None]) * inv_std[:, None]
-        parts, slack = Normalised(old[0], old[1], inv_std, unit), 0.0
-    size = np.abs(parts.unit) + slack
+        parts = Normalised(old[0], old[1], inv_std, unit)
+    size = np.abs(parts.unit) + 1
     output = Expected(
         weight * parts.unit + bias, np.abs(weight) * size + np.abs(bias), rows.shape[1]
     )
@@ -94,7 +93,7 @@ def _gradients(
         value = rows * weight * parts.inv_std[:, None]
         terms = np.abs(value)
     count = rows.shape[1]
-    size = np.abs(rows) * (np.abs(parts.unit) + bool(training))
+    size = np.abs(rows) * (np.abs(parts.unit) + 1)
     return {
         **_split(request, "gradients.inputs", Expected(value, terms, count), inputs),
         "gradients.weight": Expected((rows * parts.unit).sum(-1), size.sum(-1), count),

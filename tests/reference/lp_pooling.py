@@ -24,7 +24,8 @@ def lp_pool(request: Request) -> Results:
         size = np.abs(powers).sum(-1) * scale
         output[:, :, number] = total ** (1 / p)
         # How far an error of 1 in the sum's terms, and in the root, moves the result.
-        amplified = np.where(total == 0, 0, size / np.abs(total) / p)
+        ratio = size / np.abs(total) / p
+        amplified = np.where(np.isfinite(ratio), ratio, 0)
         terms[:, :, number] = np.abs(output[:, :, number]) * (1 + amplified)
         slopes.append(_slope(elements, total, scale, p, absolute=request("lp_abs")))
         doubts.append(1 + abs(1 - p) * amplified[..., None])
