@@ -128,6 +128,8 @@ def check_plan(
     differentiated = getattr(call, spec.gradient) is not None
     gradients = differentiated * (inputs + outputs + like.gradient_workspace)
     numbers = outputs + differentiated * inputs
+    # Copies in the layers' own order, and back.
+    copied = (plan.options.layout == "channels_last") * (inputs + outputs) * (1 + differentiated)
     rounded_bytes = numbers * DTYPES[call.dtype].itemsize * DTYPES[call.dtype].is_half
     explained_bytes = (inputs + outputs + like.workspace) * EXPLAIN_BYTES
     explained_bytes += spec.described_windows(like) * WINDOW_BYTES
@@ -135,7 +137,7 @@ def check_plan(
         plan,
         estimated_ms=cost_ms,
         # Beside results: the inputs as they are worked on, their gradients and the outputs'.
-        estimated_bytes=(elements + inputs + gradients) * itemsize
+        estimated_bytes=(elements + inputs + gradients + copied) * itemsize
         + rounded_bytes
         + call.explain * explained_bytes,
         answer_numbers=numbers,

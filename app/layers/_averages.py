@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from app.layers._pooling import pad_by_hand, padded_elements
+from app.layers._precision import WIDE, widened_workspace
 from app.layers._windows import SlidingAxis, inside
 from app.schemas.tensors import Shape
 
 TAP_NS = 6_000
-WIDE = 2
-"""Float32 elements in the room of one of float64."""
 DIVISOR_COST = 40
 DIVISOR_COPIES = 8
 """Operations and float32 elements that an axis's divisors take, of 64 bits, for each window."""
@@ -58,19 +57,18 @@ class Averages:
         return 0 if self.is_native else TAP_NS * sum(a.kernel for a in self.axes)
 
     def workspace(self, output: Shape) -> int:
-        """Float32 elements of working memory: inputs and sums in float64."""
-        sums = WIDE * math.prod(output)
+        """Float32 elements of working memory."""
         if self.is_native:
-            return sums + WIDE * math.prod(output[:2]) * math.prod(a.input for a in self.axes)
-        by_hand = 4 * self._padded(output) + DIVISOR_COPIES * sum(a.output for a in self.axes)
-        return sums + WIDE * by_hand
+            inputs = math.prod(output[:2]) * math.prod(a.input for a in self.axes)
+            return widened_workspace(inputs, math.prod(output))
+        divisors = DIVISOR_COPIES * sum(a.output for a in self.axes)
+        return WIDE * 2 * self._padded(output) + divisors
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
         """`(N, C, *spatial) -> (N, C, *out)`, in float64: rounded once, it is exact."""
-        x = x.double()
         if self.is_native:
-            return self._native(x)
-        total = pad_by_hand(x, self.axes, 0.0)
+            return self._native(x.double())
+        total = pad_by_hand(x.double(), self.axes, 0.0)
         for dim, axis in enumerate(self.axes, start=2):
             total = _Sums.apply(total, dim, axis)  # type: ignore[no-untyped-call]
         return total / self.divisors().to(total)

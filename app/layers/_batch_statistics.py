@@ -176,9 +176,8 @@ def _normalised(
         output, mean, biased, unbiased = _normalised_as_sent(tensors, x, eps)
         if is_well_scaled(mean, biased, eps):
             return output, mean, biased, unbiased
-    exact = x.double()
-    near = exact.detach().mean((0, *range(2, x.dim())))
-    centred = exact - _by_channel(near, x)
+    near = x.detach().mean((0, *range(2, x.dim())), dtype=torch.float64)
+    centred = x.double() - _by_channel(near, x)
     output, rest, biased, unbiased = _normalised_as_sent(tensors, centred, eps)
     return output, mean_of(near, rest), biased, unbiased
 

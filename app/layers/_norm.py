@@ -49,9 +49,8 @@ def prepared(
         var, mean = torch.var_mean(groups.detach(), -1, correction=0)
         if is_well_scaled(mean, var, eps):
             return groups, mean, (var + eps).rsqrt()
-    groups = groups.double()
-    near = groups.detach().mean(-1, keepdim=True)
-    groups = groups - near
+    near = groups.detach().mean(-1, keepdim=True, dtype=torch.float64)
+    groups = groups.double() - near
     var, rest = torch.var_mean(groups.detach(), -1, correction=0)
     return groups, mean_of(near.squeeze(-1), rest), (var + eps).rsqrt()
 

@@ -12,8 +12,10 @@ LONGEST_SUM = 1024
 LARGEST_MEAN = 4
 """Most standard deviations that a mean may lie from 0 in torch's float32 kernels, which compute
 `x * a + b` and so cancel."""
-WIDENED_COPIES = 6
-"""Float32 elements that a norm in float64 holds for each of its input: widened, centred, output."""
+WIDE = 2
+"""Float32 elements in the room of one of float64."""
+WIDENED_COPIES = 3
+"""Float32 elements that a norm in float64 holds for each of its input beside the output."""
 SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e30
 """Far enough from what float32 holds for the squares and cubes that kernels compute."""
 
@@ -21,6 +23,13 @@ SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e30
 def widened(x: torch.Tensor, terms: int) -> torch.Tensor:
     """The tensor, in float64 if it goes into sums of so many terms that float32 loses digits."""
     return x.double() if terms > LONGEST_SUM else x
+
+
+def widened_workspace(inputs: int, outputs: int) -> int:
+    """Float32 elements that a pooling in float64 holds beside its output: the input widened and the
+    output before it is rounded, not all at once.
+    """
+    return max(WIDE * inputs + outputs, WIDE * outputs)
 
 
 def mean_of(near: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:

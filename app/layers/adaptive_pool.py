@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from app.errors import InvalidRequest
 from app.layers._pooling import average_notes, max_notes
-from app.layers._precision import widened
+from app.layers._precision import WIDE, widened, widened_workspace
 from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
 from app.layers._windows import per_axis
 from app.schemas.answers import AxisCard
@@ -107,8 +107,11 @@ def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output, **({"indices": output} if indices else {})},
         cost=math.prod(shape[:2]) * math.prod(axis.total for axis in axes),
-        # Averages and sums in float64; the maximum's indices, asked for or not.
-        workspace=2 * (math.prod(shape) + math.prod(output)) + 2 * math.prod(output) * is_max,
+        # torch finds the maximum's indices, asked for or not; widens it only for a gradient.
+        workspace=2 * math.prod(output)
+        if is_max
+        else widened_workspace(math.prod(shape), math.prod(output)),
+        gradient_workspace=WIDE * (math.prod(shape) + math.prod(output)),
         axes=axes,
     )
 
@@ -137,7 +140,8 @@ def run_max(tensors: Tensors, plan: Plan) -> Tensors:
         pool: Any = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[
             len(size) - 1
         ]
-        x = widened(x, math.prod(axis.overlap for axis in plan.axes))
+        if x.requires_grad:
+            x = widened(x, math.prod(axis.overlap for axis in plan.axes))
         output, where = pool(x, size, return_indices=True)
     return {"output": output, **({"indices": where} if plan.options.return_indices else {})}
 

@@ -68,6 +68,7 @@ def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
         outputs={"output": output},
         cost=averages.cost(output),
         workspace=averages.workspace(output),
+        gradient_workspace=2 * averages.workspace(output),
         axes=axes,
         overhead_ns=averages.overhead_ns,
     )

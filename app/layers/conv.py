@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.errors import InvalidRequest
 from app.layers._pooling import pad_by_hand
-from app.layers._precision import widened
+from app.layers._precision import LONGEST_SUM, WIDE, widened
 from app.layers._spec import (
     SPATIAL,
     SPATIAL_NAMES,
@@ -66,16 +66,23 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
     axes = window_axes(shape[2:], weight[2:], options, blame="input")
     output = (shape[0], weight[0], *(axis.output for axis in axes))
     operations = math.prod(output) * math.prod(weight[1:])
+    # torch unfolds its input, or lays out its output in blocks of channels.
+    unfolded = max(operations // weight[0] * options.groups, _blocked(output))
+    workspace = unfolded + 2 * math.prod(shape)
+    gradient_workspace = _blocked(shape) + 2 * math.prod(output)
+    forward, backward = _longest_sums(weight, output, options.groups, axes)
+    if forward > LONGEST_SUM:
+        workspace = WIDE * (workspace + math.prod(shape) + math.prod(output))
+    if max(forward, backward) > LONGEST_SUM:
+        gradient_workspace = WIDE * (gradient_workspace + math.prod(shape) + workspace)
     used = {name: value for name, value in explicit(axes).items() if name != "kernel_size"}
     return Plan(
         options=options.model_copy(update=used),
         inputs={**shapes, "bias": weight[:1]},
         outputs={"output": output},
         cost=operations,
-        # torch unfolds its input, or lays out its output in blocks of channels.
-        workspace=max(operations // weight[0] * options.groups, _blocked(output))
-        + math.prod(shape),
-        gradient_workspace=_blocked(shape) + math.prod(output),
+        workspace=workspace,
+        gradient_workspace=gradient_workspace,
         axes=axes,
         operation_ns=MULTIPLY_ADD_NS,
         overhead_ns=_overhead_ns(shape[0], options.groups, axes),
@@ -119,8 +126,11 @@ def _check_bias(shapes: Shapes, weight: Shape) -> None:
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, out, *out_spatial)`."""
-    axes, weight = plan.axes, tensors["weight"]
-    x = widened(tensors["input"], _longest_sum(plan, differentiated=weight.requires_grad))
+    x, weight, axes = tensors["input"], tensors["weight"], plan.axes
+    forward, backward = _longest_sums(
+        plan.inputs["weight"], plan.outputs["output"], plan.options.groups, axes
+    )
+    x = widened(x, max(forward, backward) if x.requires_grad else forward)
     padding = [axis.before for axis in axes]
     if any(axis.before != axis.after for axis in axes):
         x, padding = pad_by_hand(x, axes, 0.0), [0] * len(axes)
@@ -138,16 +148,15 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
     return {"output": output}
 
 
-def _longest_sum(plan: Plan, *, differentiated: bool) -> int:
-    """Most terms of one sum: channels and taps in an output, output channels and taps in a
-    gradient of the input, samples and positions in one of the weight.
+def _longest_sums(
+    weight: Shape, output: Shape, groups: int, axes: Iterable[SlidingAxis]
+) -> tuple[int, int]:
+    """Most terms of a sum, forward: channels and taps; and backward: output channels and taps for
+    the input's gradient, samples and positions for the weight's.
     """
-    weight, output = plan.inputs["weight"], plan.outputs["output"]
-    forward: int = math.prod(weight[1:])
-    if not differentiated:
-        return forward
-    backward = weight[0] // plan.options.groups * math.prod(axis.overlap for axis in plan.axes)
-    return int(max(forward, backward, math.prod(output) // output[1]))
+    windows = math.prod(axis.overlap for axis in axes)
+    positions = math.prod(output) // output[1]
+    return math.prod(weight[1:]), max(weight[0] // groups * windows, positions)
 
 
 def parameter_shapes(shape: Shape, call: Any) -> Shapes:

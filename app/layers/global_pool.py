@@ -1,12 +1,14 @@
 """Global pooling: one value a channel."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from app.layers._pooling import average_notes, max_notes
+from app.layers._precision import WIDE
 from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors, check_not_empty, presets
 from app.layers._windows import SlidingAxis
 from app.schemas.options import Flag, LayerOptions
@@ -20,7 +22,7 @@ class GlobalPoolOptions(LayerOptions):
     """Whether the spatial axes stay, with length 1."""
 
 
-def plan(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
+def plan_max(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
     """Output shape, and cost: one operation an element."""
     shape = shapes["input"]
     check_not_empty(shape)
@@ -32,6 +34,11 @@ def plan(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
         cost=math.prod(shape),
         axes=axes,
     )
+
+
+def plan_avg(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
+    """The same, and room for the input in float64."""
+    return replace(plan_max(shapes, options), workspace=WIDE * math.prod(shapes["input"]))
 
 
 def run_max(tensors: Tensors, plan: Plan) -> Tensors:
@@ -74,8 +81,8 @@ SPECS = tuple(
         presets=presets(keras={"keepdims": False}, flax={"keepdims": False}),
         example={"input": [[[[1, 3], [5, 7]], [[2, 2], [4, 4]]]]},
     )
-    for kind, word, run, explain, formula in (
-        ("max", "Largest element", run_max, explain_max, "y = max(x) of each channel"),
-        ("avg", "Mean", run_avg, explain_avg, "y = mean(x) of each channel"),
+    for kind, word, plan, run, explain, formula in (
+        ("max", "Largest element", plan_max, run_max, explain_max, "y = max(x) of each channel"),
+        ("avg", "Mean", plan_avg, run_avg, explain_avg, "y = mean(x) of each channel"),
     )
 )

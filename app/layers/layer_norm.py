@@ -60,7 +60,7 @@ def plan(shapes: Shapes, options: Any) -> Plan:
         outputs={"output": shape, **{f"statistics.{name}": lead for name in names}},
         cost=6 * math.prod(shape) + ROW_COST * math.prod(lead),
         workspace=WIDENED_COPIES * math.prod(shape),
-        gradient_workspace=WIDENED_COPIES * (1 + rms) * math.prod(shape) + math.prod(normalized),
+        gradient_workspace=WIDENED_COPIES * math.prod(shape) + math.prod(normalized),
     )
 
 
@@ -103,13 +103,15 @@ def run_layer(tensors: Tensors, plan: Plan) -> Tensors:
 def run_rms(tensors: Tensors, plan: Plan) -> Tensors:
     """`(*lead, *normalized) -> (*lead, *normalized)`, and the statistic `(*lead)`.
 
-    In float64, which holds the squares and cubes of whatever float32 holds.
+    Squares are summed in float64, and the input is divided by the root before anything is
+    multiplied: torch's `rms_norm` overflows above 1e19, and its gradient is wrong from 1e14 on.
     """
-    x, options = tensors["input"].double(), plan.options
-    shape = options.normalized_shape
-    output = F.rms_norm(x, shape, tensors["weight"].double(), options.eps)
-    mean_square = x.detach().flatten(-len(shape)).square().mean(-1)
-    return {"output": output, "statistics.inv_rms": (mean_square + options.eps).rsqrt()}
+    x, options = tensors["input"], plan.options
+    rows = x.flatten(-len(options.normalized_shape))
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float64)
+    rms = (length.square() / rows.shape[-1] + options.eps).sqrt()
+    output = (rows / rms.to(x)).view(x.shape) * tensors["weight"]
+    return {"output": output, "statistics.inv_rms": 1 / rms.detach().squeeze(-1)}
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from app.layers._averages import TAP_NS, WIDE, Averages, window_elements
+from app.layers._averages import TAP_NS, Averages, window_elements
 from app.layers._pooling import reduction_advice, window_notes
+from app.layers._precision import WIDE
 from app.layers._spec import (
     SPATIAL,
     LayerSpec,
@@ -55,8 +56,8 @@ def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output},
         cost=averages.cost(output) + POWERS * elements,
-        workspace=averages.workspace(output) + WIDE * 5 * elements,
-        gradient_workspace=WIDE * 5 * elements,
+        workspace=averages.workspace(output) + WIDE * (2 * math.prod(shape) + math.prod(output)),
+        gradient_workspace=averages.workspace(output) + WIDE * 5 * elements,
         axes=axes,
         overhead_ns=averages.overhead_ns + TAP_NS * sum(axis.kernel for axis in axes),
     )
@@ -75,13 +76,17 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
 
     Source: torch `nn.functional.lp_pool2d`, which averages and scales up by the window.
     """
-    options, device = plan.options, tensors["input"].device
+    options = plan.options
     averages = _averages(plan.axes, options)
-    # `where` keeps infinite and undefined derivatives out of the gradient.
-    x = torch.where(averages.seen().to(device), tensors["input"].double(), 0.0)
+    x = tensors["input"].double()
+    if x.requires_grad:
+        # `where` keeps infinite and undefined derivatives out of the gradient.
+        counted = averages.seen().to(x.device)
+        x = torch.where(counted & (x != 0) if options.lp_abs else counted, x, 0.0)
     if options.lp_abs:
-        x = torch.where(x == 0, 0.0, x).abs()
-    sums = averages.of(x.pow(options.norm_type))
+        x = x.abs()
+    x = x.pow(options.norm_type)
+    sums = averages.of(x)
     if options.lp_partial == "scaled":
         sums = sums * window_elements(plan.axes)
     return {"output": torch.where(sums == 0, 0.0, sums).pow(1.0 / options.norm_type)}

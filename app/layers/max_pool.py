@@ -12,7 +12,7 @@ from pydantic import Field
 from app.errors import InvalidRequest
 from app.layers._indices import numbered
 from app.layers._pooling import max_notes, pad_by_hand, padded_elements
-from app.layers._precision import widened
+from app.layers._precision import LONGEST_SUM, WIDE, widened
 from app.layers._spec import (
     SPATIAL,
     LayerSpec,
@@ -89,6 +89,10 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
         * (2 + ARITHMETIC_COPIES * by_hand + NUMBERED_COPIES[used.index_base] + 6 * turned)
         + 3 * padded_elements(math.prod(shape[:2]), axes) * by_hand,
         axes=axes,
+        gradient_workspace=WIDE
+        * (math.prod(shape) + numbers)
+        * (_overlap(axes) > LONGEST_SUM)
+        * (1 + by_hand),
         overhead_ns=PART_NS * _parts_count(axes) if options.tie != "first" else 0,
     )
 
@@ -97,7 +101,7 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, *out)`, and the indices where they were asked for."""
     x, options = tensors["input"], plan.options
     if x.requires_grad:
-        x = widened(x, math.prod(axis.overlap for axis in plan.axes))
+        x = widened(x, _overlap(plan.axes))
     if _is_native(plan.axes, options):
         output, where = _pool(x, plan.axes, tuple(a.before for a in plan.axes), options.ceil_mode)
     else:
@@ -118,6 +122,11 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
         return {"output": output}
     indices = numbered(where, x.shape[2:], options.index_base, options.storage_order)
     return {"output": output, "indices": indices}
+
+
+def _overlap(axes: tuple[SlidingAxis, ...]) -> int:
+    """How many windows an element lies in, and so what its gradient sums, from above."""
+    return math.prod(axis.overlap for axis in axes)
 
 
 def _taken(source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -50,10 +50,10 @@ def plan(shapes: Shapes, options: BatchNormOptions) -> Plan:
             alone = {f"replicas.{index}.batch_stats.{name}": (channels,) for name in STATISTICS}
             outputs |= alone
     joined = sum(map(math.prod, inputs))
-    elements = joined * (2 if options.training else 1)
-    plan = norm_plan(shapes, options, outputs, channels, elements)
+    plan = norm_plan(shapes, options, outputs, channels, joined)
     return replace(
         plan,
+        cost=plan.cost * (2 if options.training else 1),
         workspace=plan.workspace + 2 * joined,
         gradient_workspace=plan.gradient_workspace + joined,
     )
