@@ -37,7 +37,7 @@ def _infinities(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 def _mixed(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """NaN, both infinities, and many -Infinity."""
     choices = np.array([np.nan, np.inf, -np.inf, -np.inf, -np.inf, 0.5])
-    return rng.choice(choices, shape)  # type: ignore[no-any-return]
+    return rng.choice(choices, shape)
 
 
 def _near(mean: float, spread: float) -> Draw:
@@ -56,11 +56,12 @@ INPUTS: Mapping[str, Draw] = {
     "infinities": _infinities,
     "lowest": lambda rng, shape: np.full(shape, -np.inf),
     "mixed": _mixed,
+    "largest": lambda rng, shape: rng.uniform(-1, 1, shape),
     "zeros": lambda rng, shape: np.zeros(shape),
 }
 FINITE = tuple(
     name for name in INPUTS
-    if name not in ("one NaN", "several NaN", "infinities", "lowest", "mixed")
+    if name not in ("one NaN", "several NaN", "infinities", "lowest", "mixed", "largest")
 )  # fmt: skip
 INTEGERS: Mapping[str, tuple[int, int]] = {
     "int8": (-128, 127), "uint8": (0, 255), "int32": (-(2**31), 2**31 - 1),
@@ -81,6 +82,8 @@ def numbers(kind: str, shape: tuple[int, ...], dtype: str, *seed: object) -> Arr
         }  # fmt: skip
         return rng.integers(*ranges[kind], shape, np.int64, endpoint=True)
     x = INPUTS[kind](rng, shape)
+    if kind == "largest":
+        x = x * FLOATS[dtype].largest
     if dtype == "float16" and kind == "large mean 1e7":
         x = x / 1e3
     return rounded(x, dtype)

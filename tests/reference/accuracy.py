@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.compute import Engine
+from app.layers import LayerSpec
 from app.settings import Settings
 from tests.reference._cases import Case
 from tests.reference._long import long_cases
@@ -20,7 +21,7 @@ from tests.reference.bounds import BOUNDS, last_rounding, result_of
 from tests.reference.comparison import worst_ratio
 from tests.reference.layers import LAYERS, expected, family_of
 from tests.reference.precision import computing
-from tests.reference.service import Service, ask
+from tests.reference.service import ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,13 @@ class Measured:
     count: int
 
 
-def measured(service: Service, layer: str, *, full: bool) -> Iterator[Measured]:
+def measured(
+    engine: Engine, layer: str, *, full: bool, planted: LayerSpec | None = None
+) -> Iterator[Measured]:
     """Every result of every long request to a layer."""
     for case in long_cases(layer, full=full):
-        yield from _of(case, expected(layer, case.body), ask(service, layer, case.body))
+        answer = ask(engine, layer, case.body, planted)
+        yield from _of(case, expected(layer, case.body), answer)
 
 
 def _of(
@@ -60,13 +64,13 @@ def _units(right: Expected, got: Array, dtype: str) -> float:
     return float((error[over] / terms[over]).max()) if over.any() and terms[over].all() else 0.0
 
 
-def rows(service: Service, *, full: bool, units: bool) -> Iterator[str]:
+def rows(engine: Engine, *, full: bool, units: bool) -> Iterator[str]:
     """The table's lines."""
     yield "| layer | result | bound | worst share of it | terms |"
     yield "|---|---|---|---|---|"
     for layer in LAYERS:
         worst: dict[str, Measured] = {}
-        for one in measured(service, layer, full=full):
+        for one in measured(engine, layer, full=full):
             name = result_of(one.name)
             key = one.units if units else one.ratio
             if name not in worst or key > (worst[name].units if units else worst[name].ratio):
@@ -78,6 +82,6 @@ def rows(service: Service, *, full: bool, units: bool) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    engine = Engine("cpu", Settings().limits)
-    for line in rows(engine, full="--full" in sys.argv, units="--units" in sys.argv):
+    cpu = Engine("cpu", Settings().limits)
+    for line in rows(cpu, full="--full" in sys.argv, units="--units" in sys.argv):
         print(line)

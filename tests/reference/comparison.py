@@ -51,7 +51,8 @@ def _agrees(family: str, name: str, right: Expected, got: Array, dtype: str) -> 
     """Which elements lie between the least and the greatest number that is right."""
     value: Array = right.value
     if got.dtype.kind in "iu":
-        return value == got
+        same: Array = value == got
+        return same
     with np.errstate(all="ignore"):
         slack = tolerances(family, name, right, dtype)
         least, most = (rounded(value + side * slack, dtype) for side in (-1.0, 1.0))

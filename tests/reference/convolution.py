@@ -27,7 +27,7 @@ def conv(request: Request) -> dict[str, Expected]:
     out_shape = (samples, outs, *(axis.output for axis in axes))
     gradient = request.gradient(out_shape)
     grad = None if gradient is None else gradient.reshape(samples, *bias.shape, -1)
-    output, size = (np.zeros((2, samples, *bias.shape, len(seen))))
+    output, size = np.zeros((2, samples, *bias.shape, len(seen)))
     back = np.zeros((2, *planes.shape))
     kernel_back = np.zeros((2, *kernel.shape))
     touched = np.zeros(planes.shape[-1], np.int64)
@@ -45,11 +45,11 @@ def conv(request: Request) -> dict[str, Expected]:
     found = {"output": _image(request, output, size, out_shape, terms)}
     if grad is not None:
         per_input = int(touched.max()) * outs // groups
-        found["gradients.input"] = _image(request, *back, x.shape, per_input)
+        found["gradients.input"] = _image(request, back[0], back[1], x.shape, per_input)
         value, magnitude = kernel_back.reshape(2, *weight.shape)
         found["gradients.weight"] = Expected(value, magnitude, samples * len(seen))
-        sums = [array.sum((0, 3)).reshape(-1) for array in (grad, np.abs(grad))]
-        found["gradients.bias"] = Expected(*sums, samples * len(seen))
+        total, size = (array.sum((0, 3)).reshape(-1) for array in (grad, np.abs(grad)))
+        found["gradients.bias"] = Expected(total, size, samples * len(seen))
     return found
 
 

@@ -52,45 +52,46 @@ def max_pool(request: Request) -> Results:
         where[:, :, number] = window.positions[chosen]
         shares.append(_shares(winners, chosen, request("tie")))
     shape = (*x.shape[:2], *(axis.output for axis in axes))
-    found = {"output": _shaped(exact(output), request, shape)}
+    found = {"output": shaped(exact(output), request, shape)}
     if request("return_indices"):
         numbers = _numbered(where, x.shape, request)
         found["indices"] = request.outward(exact(numbers.reshape(shape)))
-    gradient = _gradient(request, shape)
+    gradient = gradient_of(request, shape)
     if gradient is not None:
-        parts = [
-            gradient[:, :, number, None] * share for number, share in enumerate(shares)
-        ]
+        parts = [gradient[:, :, number, None] * share for number, share in enumerate(shares)]
         # A window passes nothing to those that did not win, not even NaN.
         parts = [np.where(s > 0, part, 0.0) for s, part in zip(shares, parts, strict=True)]
-        found["gradients.input"] = _spread(request, x.shape, seen, parts)
+        found["gradients.input"] = spread(request, x.shape, seen, parts)
     return found
 
 
 def _maximum(elements: Array, ignore_nan: bool) -> tuple[Array, Array, Array]:
     """`(N, C, taps)`: the maximum, the number of the chosen tap, and which taps equal it."""
-    missing = np.isnan(elements) if elements.dtype.kind == "f" else np.zeros(elements.shape, bool)
+    missing: Array = np.zeros(elements.shape, bool)
+    if elements.dtype.kind == "f":
+        missing = np.isnan(elements)
     if not ignore_nan:
-        wins = missing.any(-1)
-        best = elements.max(-1)
-        winners = np.where(wins[..., None], missing, elements == best[..., None])
+        wins: Array = missing.any(-1)
+        best: Array = elements.max(-1)
+        winners: Array = np.where(wins[..., None], missing, elements == best[..., None])
         last = elements.shape[-1] - 1 - missing[..., ::-1].argmax(-1)
         return best, np.where(wins, last, winners.argmax(-1)), winners
     if elements.dtype.kind != "f":
         return _maximum(elements, ignore_nan=False)
     best = np.where(missing, -np.inf, elements).max(-1)
-    winners = elements == best[..., None]
-    return best, winners.argmax(-1), winners
+    won: Array = elements == best[..., None]
+    return best, won.argmax(-1), won
 
 
 def _shares(winners: Array, chosen: Array, tie: str) -> Array:
     """`(N, C, taps)`: what part of the window's gradient each tap gets."""
     if tie == "all":
         return winners.astype(np.float64)
+    share: Array = winners / np.maximum(winners.sum(-1, keepdims=True), 1)
     if tie == "split":
-        return winners / np.maximum(winners.sum(-1, keepdims=True), 1)
+        return share
     first = np.arange(winners.shape[-1]) == chosen[..., None]
-    return (first & winners).astype(np.float64)
+    return np.where(first & winners, 1.0, 0.0)
 
 
 def _numbered(where: Array, shape: tuple[int, ...], request: Request) -> Array:
@@ -120,14 +121,14 @@ def avg_pool(request: Request) -> Results:
         terms[:, :, number] = np.abs(elements).sum(-1) / abs(divisor)
     shape = (*x.shape[:2], *(axis.output for axis in axes))
     taps = max(window.positions.size for window in seen)
-    found = {"output": _shaped(Expected(output, terms, taps), request, shape)}
-    gradient = _gradient(request, shape)
+    found = {"output": shaped(Expected(output, terms, taps), request, shape)}
+    gradient = gradient_of(request, shape)
     if gradient is not None:
         parts = [
             np.repeat(gradient[:, :, number, None] / divisor, window.positions.size, -1)
             for number, (window, divisor) in enumerate(zip(seen, divisors, strict=True))
         ]
-        found["gradients.input"] = _spread(request, x.shape, seen, parts)
+        found["gradients.input"] = spread(request, x.shape, seen, parts)
     return found
 
 
@@ -145,7 +146,7 @@ def _divisor(window: Window, request: Request) -> int:
     return window.size if request("overhang_divisor") == "kernel" else max(1, window.within)
 
 
-def _gradient(request: Request, shape: tuple[int, ...]) -> Array | None:
+def gradient_of(request: Request, shape: tuple[int, ...]) -> Array | None:
     """The gradient of the output, `(N, C, windows)`."""
     sent = (*shape[:2], *output_spatial(request, shape[2:]))
     gradient = request.gradient(sent)
@@ -158,13 +159,13 @@ def output_spatial(request: Request, out: tuple[int, ...]) -> tuple[int, ...]:
     return () if dropped else out
 
 
-def _shaped(found: Expected, request: Request, shape: tuple[int, ...]) -> Expected:
+def shaped(found: Expected, request: Request, shape: tuple[int, ...]) -> Expected:
     sent = (*shape[:2], *output_spatial(request, shape[2:]))
     value, terms = found.value.reshape(sent), found.terms.reshape(sent)
     return request.outward(Expected(value, terms, found.count))
 
 
-def _spread(request: Request, shape: tuple[int, ...], seen: Any, parts: list[Array]) -> Expected:
+def spread(request: Request, shape: tuple[int, ...], seen: Any, parts: list[Array]) -> Expected:
     """The sum over all windows of what each gives to its elements, `(N, C, taps)`."""
     total, terms = np.zeros((2, *shape[:2], math.prod(shape[2:])))
     times = np.zeros(math.prod(shape[2:]), np.int64)
@@ -174,8 +175,3 @@ def _spread(request: Request, shape: tuple[int, ...], seen: Any, parts: list[Arr
         times[window.positions] += 1
     count = int(times.max())
     return request.outward(Expected(total.reshape(shape), terms.reshape(shape), count))
-
-
-spread = _spread
-gradient_of = _gradient
-shaped = _shaped

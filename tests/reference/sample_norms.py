@@ -68,9 +68,7 @@ def rms_norm(request: Request) -> Results:
     }
     if gradient is not None:
         value, terms = uncentred_gradient(inv_rms, unit, (gradient * weight).reshape(rows))
-        found["gradients.input"] = Expected(
-            value.reshape(x.shape), terms.reshape(x.shape), count
-        )
+        found["gradients.input"] = Expected(value.reshape(x.shape), terms.reshape(x.shape), count)
         product = gradient * unit.reshape(x.shape)
         found["gradients.weight"] = _sum(product, np.abs(product), tuple(range(lead)))
     return found

@@ -6,23 +6,22 @@ from typing import Any
 import numpy as np
 
 from app.compute import Engine
-from app.layers import LAYERS, compute_model
+from app.layers import LAYERS, LayerSpec, compute_model
 from app.schemas.tensors import DTYPES, TensorPayload
 from tests.reference._windows import Array
 from tests.reference.precision import from_bfloat16, to_bfloat16
 
 
-Service = Engine
-
-
-def ask(engine: Service, layer: str, body: Mapping[str, Any]) -> dict[str, Array]:
-    """The answer's tensors by dotted name.
+def ask(
+    engine: Engine, layer: str, body: Mapping[str, Any], planted: LayerSpec | None = None
+) -> dict[str, Array]:
+    """The answer's tensors by dotted name; `planted` is a layer to ask in its place.
 
     Raises:
         InvalidRequest: it was refused.
 
     """
-    spec = LAYERS[layer]
+    spec = planted or LAYERS[layer]
     dtype = body.get("dtype", "float32")
     fields = {name: _field(value, dtype, name) for name, value in body.items()}
     call = compute_model(spec).model_validate(fields)
@@ -41,7 +40,8 @@ def _field(value: Any, dtype: str, name: str) -> Any:
 def _payload(array: Array, dtype: str) -> TensorPayload:
     storage = DTYPES[dtype].storage
     stored: Any = to_bfloat16(array) if dtype == "bfloat16" else array.astype(storage)
-    return TensorPayload(dtype, array.shape, memoryview(np.ascontiguousarray(stored).ravel()))
+    elements: Any = np.ascontiguousarray(stored).ravel()
+    return TensorPayload(dtype, array.shape, memoryview(elements))
 
 
 def _array(payload: TensorPayload) -> Array:

@@ -7,30 +7,31 @@ import pytest
 from app.compute import Engine
 from app.errors import InvalidRequest
 from app.layers import LAYERS as SERVED
+from app.layers import LayerSpec
 from tests._soak import SOAK
 from tests.reference._cases import PART, Case, cases
 from tests.reference._options import OPTIONS
 from tests.reference._windows import Refused
 from tests.reference.comparison import differences
 from tests.reference.layers import LAYERS, expected, family_of
-from tests.reference.service import Service, ask
+from tests.reference.service import ask
 
 SHOWN = 6
 
 
-def faults(service: Service, case: Case) -> Iterator[str]:
+def faults(engine: Engine, case: Case, planted: LayerSpec | None = None) -> Iterator[str]:
     """What is wrong with the service's answer to a case, in words."""
     try:
         right = expected(case.layer, case.body)
     except Refused:
         try:
-            ask(service, case.layer, case.body)
+            ask(engine, case.layer, case.body, planted)
         except InvalidRequest:
             return
         yield "accepted, and should be refused"
         return
     try:
-        answer = ask(service, case.layer, case.body)
+        answer = ask(engine, case.layer, case.body, planted)
     except InvalidRequest as error:
         yield f"refused, and should not be: {error}"
         return

@@ -58,9 +58,9 @@ def _positions(indices: Array, space: tuple[int, ...], request: Request) -> Arra
     if base == "plane":
         return indices
     if base == "tf":
-        return indices // indices.shape[1]
-    where = indices % math.prod(space)
+        return np.floor_divide(indices, indices.shape[1])
+    where: Array = indices % math.prod(space)
     if request("storage_order") == "row":
         return where
     index = np.unravel_index(where, space[::-1])
-    return np.ravel_multi_index(index[::-1], space)  # type: ignore[no-any-return]
+    return np.ravel_multi_index(index[::-1], space)
