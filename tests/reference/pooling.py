@@ -71,7 +71,7 @@ def _maximum(elements: Array, ignore_nan: bool) -> tuple[Array, Array, Array]:
     if elements.dtype.kind == "f":
         missing = np.isnan(elements)
     if not ignore_nan:
-        wins: Array = missing.any(-1)
+        wins: Array = np.asarray(missing.any(-1))
         best: Array = elements.max(-1)
         winners: Array = np.where(wins[..., None], missing, elements == best[..., None])
         last = elements.shape[-1] - 1 - missing[..., ::-1].argmax(-1)

@@ -8,6 +8,8 @@ from tests.reference.accuracy import measured
 from tests.reference.bounds import BOUNDS
 from tests.reference.layers import FAMILIES, LAYERS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_errors_stay_within_their_bounds(engine: Engine, layer: str) -> None:

@@ -14,6 +14,7 @@ from tests.reference._cases import PART, cases
 from tests.reference.accuracy import measured
 from tests.reference.test_product import faults
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[[Mapping[str, torch.Tensor], Plan], dict[str, torch.Tensor]]
 Wrong = Callable[[Run], Run]
 

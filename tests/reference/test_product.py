@@ -17,6 +17,7 @@ from tests.reference.layers import LAYERS, expected, family_of
 from tests.reference.service import ask
 
 SHOWN = 6
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def faults(engine: Engine, case: Case, planted: LayerSpec | None = None) -> Iterator[str]:
