@@ -134,7 +134,11 @@ def max_notes(x: torch.Tensor, plan: Plan, *, ignore_nan: bool = False) -> Notes
 
 
 def average_notes(
-    x: torch.Tensor, plan: Plan, divisor: Callable[[tuple[int, ...]], int] | None = None
+    x: torch.Tensor,
+    plan: Plan,
+    divisor: Callable[[tuple[int, ...]], int] | None = None,
+    *,
+    is_global: bool = False,
 ) -> Notes:
     """By what each window's sum is divided; without `divisor`, by its number of elements."""
 
@@ -145,7 +149,7 @@ def average_notes(
 
     windows, truncated = window_notes(x, plan, describe)
     advice = reduction_advice(plan.axes, x.shape[2:])
-    if advice and advice[0] is LOCALISATION_LOSS:
+    if advice and advice[0] is LOCALISATION_LOSS and not is_global:
         advice.append(GLOBAL_AVERAGE)
     if x.isnan().any():
         advice.append(NAN_IN_WINDOW)

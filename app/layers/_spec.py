@@ -170,10 +170,12 @@ SPATIAL = {1: "one spatial axis", 2: "two spatial axes", 3: "three spatial axes"
 SPATIAL_NAMES = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-def feature_map(name: str, dims: int, *, differentiable: bool = False) -> Port:
+def feature_map(
+    name: str, dims: int, *, required: bool = True, differentiable: bool = False
+) -> Port:
     """A port of (N, C, spatial axes)."""
     axes = f"(N, C, {SPATIAL_NAMES[dims]})"
-    return Port(name, axes, (dims + 2,), mapped=True, differentiable=differentiable)
+    return Port(name, axes, (dims + 2,), required, mapped=True, differentiable=differentiable)
 
 
 def check_not_empty(shape: Shape, first_axis: int = 1) -> None:

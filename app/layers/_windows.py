@@ -23,7 +23,8 @@ class WindowOptions(LayerOptions):
     dilation: Size = 1
     """Distance between the taps of a window."""
     ceil_mode: Flag = False
-    """Whether a last window may reach beyond the padding."""
+    """Whether a last window may reach beyond the padding; refused beside `same`, which sets the
+    output size by itself."""
     ceil_rule: Literal["drop", "keep"] = "drop"
     """Ceil mode's last window where it would start behind the input: dropped, or kept."""
 
@@ -165,10 +166,17 @@ def sliding_axes(spatial: Shape, options: Any) -> tuple[SlidingAxis, ...]:
     """The windows of a pooling layer over these spatial lengths.
 
     Raises:
-        InvalidRequest: lists of a wrong length, padding too large, a window longer than its axis.
+        InvalidRequest: lists of a wrong length, padding too large, a window longer than its axis,
+            ceil mode beside `same`.
 
     """
     kernels = per_axis("kernel_size", options.kernel_size, len(spatial))
+    if options.ceil_mode and _is_same(options.padding):
+        detail = (
+            f'ceil_mode: padding "{options.padding}" sets the output size by itself, so no window '
+            "is left for ceil_mode to add; leave one of the two out"
+        )
+        raise InvalidRequest.at("ceil_mode", "conflict", detail)
     axes = window_axes(spatial, kernels, options, blame="kernel_size")
     if not _is_same(options.padding):
         for index, axis in enumerate(axes):
@@ -202,7 +210,7 @@ def window_axes(
             dilation=dilation,
             before=before,
             after=after,
-            ceil=getattr(options, "ceil_mode", False) and not _is_same(options.padding),
+            ceil=getattr(options, "ceil_mode", False),
             keep=getattr(options, "ceil_rule", "drop") == "keep",
         )
         if axis.output < 1:

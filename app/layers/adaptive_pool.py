@@ -168,7 +168,7 @@ SPECS = tuple(
         summary=f"{word} of windows that give {SPATIAL[dims]} a chosen size",
         options=options,
         inputs=(feature_map("input", dims, differentiable=True),),
-        outputs=tuple(feature_map(name, dims) for name in outputs),
+        outputs=tuple(feature_map(name, dims, required=name == "output") for name in outputs),
         plan=plan,
         run=run,
         explain=explain,

@@ -38,7 +38,7 @@ class AvgPoolOptions(WindowOptions):
     divisor_override: Annotated[int, Field(strict=True, ge=-MAX_DIVISOR, le=MAX_DIVISOR)] | None = (
         None
     )
-    """Divide every window by this instead; not 0."""
+    """Divide every window by this instead, also one of padding alone, which is then 0; not 0."""
     overhang_divisor: Literal["inside", "kernel"] = "inside"
     """Whether taps beyond the padding (ceil mode) are left out of the divisor, or count too."""
 

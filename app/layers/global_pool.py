@@ -62,7 +62,7 @@ def explain_max(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
 
 def explain_avg(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     """The number of elements of a channel."""
-    return average_notes(tensors["input"], plan)
+    return average_notes(tensors["input"], plan, is_global=True)
 
 
 SPECS = tuple(

@@ -36,7 +36,8 @@ class LpPoolOptions(WindowOptions):
     """Whether elements count by their absolute value; torch raises them with their sign, so that
     odd powers may cancel and others give NaN."""
     lp_partial: Literal["scaled", "sum"] = "scaled"
-    """A window that reaches beyond the padding: scaled up to a full one, or its true sum."""
+    """A window that reaches beyond the padding: its sum scaled up by the taps of a full window
+    over those inside input and padding, or its true sum."""
 
 
 OTHERS = {"lp_abs": True, "lp_partial": "sum"}
@@ -124,6 +125,8 @@ SPECS = tuple(
             "torch scales a partial window up to a full one: a single 5 in a window of 2 gives "
             "10 for p = 1. ONNX takes the true sum: `lp_partial`.",
             "torch has neither padding nor dilation here.",
+            "A window whose sum is 0 passes no gradient, as in torch; an element that no window "
+            "sees gets 0, where torch gives NaN for a negative one and fractional p.",
         ),
         example=_example(dims),
     )

@@ -49,13 +49,16 @@ class MaxPoolOptions(WindowOptions):
     return_indices: Flag = False
     """Whether to answer where each maximum was."""
     index_base: Literal["plane", "onnx", "tf"] = "plane"
-    """What indices count: positions in a plane, in the whole tensor, or TensorFlow's."""
+    """What indices count: positions in a plane; in the whole tensor, in ONNX's order (N, C, D, H,
+    W) under either layout; or TensorFlow's."""
     storage_order: Literal["row", "column"] = "row"
     """Order of the spatial axes in onnx indices."""
     tie: Literal["first", "split", "all"] = "first"
-    """Which of several equal maxima get the gradient: the first, an even share, all of it."""
+    """Which of several equal maxima get the gradient: the first, each an even share, each all of
+    it; several NaNs are equal here, of which `first` takes the last, as torch does."""
     nan: Literal["propagate", "ignore"] = Field("propagate")
-    """Whether NaN wins every window, or counts as -Infinity."""
+    """Whether NaN wins every window, or is passed over; a window of NaN alone is then -Infinity
+    with its first element's index and no gradient."""
 
 
 PRESETS = presets(
@@ -259,7 +262,7 @@ SPECS = tuple(
         summary=f"Largest element of each window over {SPATIAL[dims]}",
         options=MaxPoolOptions,
         inputs=(feature_map("input", dims, differentiable=True),),
-        outputs=(feature_map("output", dims), feature_map("indices", dims)),
+        outputs=(feature_map("output", dims), feature_map("indices", dims, required=False)),
         plan=plan,
         run=run,
         explain=explain,

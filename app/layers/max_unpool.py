@@ -38,7 +38,8 @@ class MaxUnpoolOptions(LayerOptions):
     output_size: Size | None = None
     """Lengths of the output's spatial axes; null: (input - 1) * stride - padding + kernel."""
     index_base: Literal["plane", "onnx", "tf"] = "plane"
-    """What indices count: positions in a plane, in the whole tensor, or TensorFlow's."""
+    """What indices count: positions in a plane; in the whole tensor, in ONNX's order (N, C, D, H,
+    W) under either layout; or TensorFlow's."""
     storage_order: Literal["row", "column"] = "row"
     """Order of the spatial axes in onnx indices."""
     index_space: Literal["output", "default"] = "output"

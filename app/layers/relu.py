@@ -20,7 +20,7 @@ def plan(shapes: Shapes, options: ReluOptions) -> Plan:
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
-    """Any shape -> the same; the gradient at 0 is 0, and NaN stays NaN."""
+    """Any shape -> the same; the gradient at 0 is 0; NaN stays NaN and passes the gradient."""
     return {"output": torch.relu(tensors["input"])}
 
 
@@ -34,8 +34,11 @@ SPECS = (
         outputs=(Port("output", "any axes", ANY_RANK),),
         plan=plan,
         run=run,
-        formula="y = max(x, 0); dy/dx = 1 where x > 0, else 0",
-        differences=("All give 0 for the gradient at 0.",),
+        formula="y = max(x, 0); dy/dx = 0 where x <= 0, else 1",
+        differences=(
+            "All give 0 for the gradient at 0.",
+            "A NaN passes the gradient on in torch and here; in TensorFlow and JAX it stops it.",
+        ),
         example={"input": [-1, 0, 2]},
     ),
 )
