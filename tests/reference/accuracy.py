@@ -1,7 +1,7 @@
 """How far the service's results are off, as a share of what `bounds.py` allows.
 
-`python -m tests.reference.accuracy` prints the worst of each layer as a Markdown table; with
-`--full` on long sums, with `--units` as roundings of the terms, the last rounding left out.
+`python -m tests.reference.accuracy` prints the worst of each layer and result as a Markdown table,
+the last rounding left out; with `--full` on long sums, with `--units` as roundings of the terms.
 """
 
 import sys
