@@ -10,7 +10,8 @@ from tests.reference.pooling import Results, axes_of, gradient_of, shaped, sprea
 def lp_pool(request: Request) -> Results:
     """`y = (scale * sum |x|^p)^(1/p)`, signed where `lp_abs` is false.
 
-    `dy/dx = scale * s^(1/p - 1) * |x|^(p - 1) * sign(x)`; nothing through a sum of 0.
+    `dy/dx = scale * s^(1/p - 1) * |x|^(p - 1) * sign(x)`; nothing through a sum of 0, and nothing
+    of a gradient of 0 to an element of 0, however steep.
     """
     x, axes, p = request.image(), axes_of(request), float(request("norm_type"))
     planes, seen = x.reshape(*x.shape[:2], -1), windows(axes)
@@ -27,7 +28,8 @@ def lp_pool(request: Request) -> Results:
         ratio = size / np.abs(total) / p
         amplified = np.where(np.isfinite(ratio), ratio, 0)
         terms[:, :, number] = np.abs(output[:, :, number]) * (1 + amplified)
-        slopes.append(_slope(elements, total, scale, p, absolute=request("lp_abs")))
+        slope, through = _slope(elements, total, scale, p, absolute=request("lp_abs"))
+        slopes.append((slope, through, (elements == 0) & np.isinf(slope)))
         doubts.append(1 + abs(1 - p) * amplified[..., None])
     shape = (*x.shape[:2], *(axis.output for axis in axes))
     taps = max(window.positions.size for window in seen)
@@ -35,8 +37,9 @@ def lp_pool(request: Request) -> Results:
     gradient = gradient_of(request, shape)
     if gradient is not None:
         parts = [
-            np.where(through, slope * gradient[:, :, number, None], 0)
-            for number, (slope, through) in enumerate(slopes)
+            np.where(through & ((gradient[:, :, number, None] != 0) | ~steep), part, 0)
+            for number, (slope, through, steep) in enumerate(slopes)
+            for part in (slope * gradient[:, :, number, None],)
         ]
         right = spread(request, x.shape, seen, parts)
         sizes = [np.abs(part) * doubt for part, doubt in zip(parts, doubts, strict=True)]
