@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from app.errors import InvalidRequest
+from app.layers._accuracy import Accuracy
 from app.schemas.answers import Advice, AxisCard, WindowCard
 from app.schemas.options import CONVENTIONS, Convention, LayerOptions
 from app.schemas.tensors import FLOATS, Shape, Shapes
@@ -123,6 +124,7 @@ class LayerSpec:
     `explain(tensors, outputs, plan)` describes one run.
     `parameters(input_shape, call)` gives the shapes of the other inputs to a shape request, which
     has the fields of `shape_fields` to say them with.
+    `accuracy` says how far each result may be from the exact one.
     A layer of `matrix_product` gets its tensors where torch's own memory would begin.
     """
 
@@ -140,6 +142,7 @@ class LayerSpec:
     shape_fields: type[BaseModel] | None = None
     dtypes: tuple[str, ...] = FLOATS
     matrix_product: bool = False
+    accuracy: Accuracy
     formula: str = ""
     differences: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)

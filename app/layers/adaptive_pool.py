@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from app.errors import InvalidRequest
+from app.layers._accuracy import AVERAGE, MAXIMUM
 from app.layers._pooling import average_notes, max_notes
 from app.layers._precision import WIDE, widened, widened_workspace
 from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
@@ -172,6 +173,7 @@ SPECS = tuple(
         plan=plan,
         run=run,
         explain=explain,
+        accuracy=MAXIMUM if kind == "max" else AVERAGE,
         formula="window i of an axis of n elements and o outputs is [floor(i * n / o), "
         "ceil((i + 1) * n / o)); windows may overlap",
         differences=(

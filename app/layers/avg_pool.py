@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app.errors import InvalidRequest
+from app.layers._accuracy import AVERAGE
 from app.layers._averages import Averages
 from app.layers._pooling import average_notes
 from app.layers._spec import (
@@ -109,6 +110,7 @@ SPECS = tuple(
         plan=plan,
         run=run,
         explain=explain,
+        accuracy=AVERAGE,
         formula="y[o] = sum over taps i of x[o * stride - padding + i * dilation], over a divisor: "
         "the taps that count",
         differences=(

@@ -2,6 +2,7 @@
 
 import math
 
+from app.layers._accuracy import BATCH_NORM
 from app.layers._batch_statistics import (
     DIFFERENCES,
     FORMULA,
@@ -77,6 +78,7 @@ SPECS = tuple(
         explain=explain,
         presets=PRESETS,
         parameters=parameter_shapes,
+        accuracy=BATCH_NORM,
         formula=FORMULA,
         differences=DIFFERENCES,
         example=_example(dims),

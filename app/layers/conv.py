@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 
 from app.errors import InvalidRequest
+from app.layers._accuracy import CONVOLUTION
 from app.layers._pooling import pad_by_hand
 from app.layers._precision import LONGEST_SUM, WIDE, widened
 from app.layers._spec import (
@@ -199,6 +200,7 @@ SPECS = tuple(
         shape_fields=ConvShapeFields,
         matrix_product=True,
         presets=presets(flax={"padding": "same_upper"}),
+        accuracy=CONVOLUTION,
         formula="y[n, o] = bias[o] + sum over channels c and taps i of "
         "weight[o, c, i] * x[n, c, o * stride - padding + i * dilation]",
         differences=(

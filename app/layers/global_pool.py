@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from app.layers._accuracy import AVERAGE, MAXIMUM
 from app.layers._pooling import average_notes, max_notes
 from app.layers._precision import WIDE
 from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors, check_not_empty, presets
@@ -76,6 +77,7 @@ SPECS = tuple(
         plan=plan,
         run=run,
         explain=explain,
+        accuracy=MAXIMUM if kind == "max" else AVERAGE,
         formula=formula,
         differences=("Keras and Flax drop the spatial axes; torch and ONNX keep them as 1.",),
         presets=presets(keras={"keepdims": False}, flax={"keepdims": False}),

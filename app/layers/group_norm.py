@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
+from app.layers._accuracy import SAMPLE_NORM
 from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, prepared
 from app.layers._precision import WIDENED_COPIES
 from app.layers._spec import (
@@ -133,6 +134,7 @@ def _spec(name: str, ranks: tuple[int, ...], **parts: Any) -> LayerSpec:
             Port("statistics.inv_std", "(N, groups)", (2,), mapped=True),
         ),
         run=run,
+        accuracy=SAMPLE_NORM,
         explain=explain,
         parameters=parameter_shapes,
         **parts,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
+from app.layers._accuracy import RMS_NORM, SAMPLE_NORM
 from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, prepared
 from app.layers._precision import WIDENED_COPIES
 from app.layers._spec import ANY_RANK, LayerSpec, Notes, Plan, Port, Tensors, presets
@@ -150,6 +151,7 @@ SPECS = (
         run=run_layer,
         explain=explain,
         presets=presets(keras={"eps": 1e-3}, flax={"eps": 1e-6}),
+        accuracy=SAMPLE_NORM,
         formula="y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance "
         "over the last axes",
         differences=("torch names the lengths of the axes; the others name the axes.",),
@@ -170,6 +172,7 @@ SPECS = (
             onnx={"eps": 1e-5},
             flax={"eps": 1e-6},
         ),
+        accuracy=RMS_NORM,
         formula="y = weight * x / sqrt(mean(x^2) + eps), the mean over the last axes",
         differences=("torch's eps is the dtype's machine epsilon, the others' is a number.",),
         example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
+from app.layers._accuracy import AVERAGE
 from app.layers._averages import TAP_NS, Averages, window_elements
 from app.layers._pooling import reduction_advice, window_notes
 from app.layers._precision import WIDE
@@ -133,6 +134,7 @@ SPECS = tuple(
         run=run,
         explain=explain,
         presets=PRESETS,
+        accuracy=AVERAGE,
         formula="y[o] = (sum over taps i of x[o * stride - padding + i * dilation]^p)^(1/p)",
         differences=(
             "torch takes no absolute value: for p = 1, 3 and -4 give -1, and odd powers of "

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
+from app.layers._accuracy import MAXIMUM
 from app.layers._indices import numbered
 from app.layers._pooling import max_notes, pad_by_hand, padded_elements
 from app.layers._precision import LONGEST_SUM, WIDE, widened
@@ -266,6 +267,7 @@ SPECS = tuple(
         plan=plan,
         run=run,
         explain=explain,
+        accuracy=MAXIMUM,
         formula="y[o] = max over taps i of x[o * stride - padding + i * dilation]; "
         "padding never wins",
         differences=(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from app.errors import FieldError, InvalidRequest
+from app.layers._accuracy import SELECTION
 from app.layers._indices import planes
 from app.layers._spec import (
     SPATIAL,
@@ -207,6 +208,7 @@ SPECS = tuple(
         run=run,
         presets=PRESETS,
         parameters=parameter_shapes,
+        accuracy=SELECTION,
         formula="y[indices[i]] = x[i], zeros elsewhere",
         differences=(
             "Which of several equal indices wins differs from run to run in torch; here the last "

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from app.layers._accuracy import SELECTION
 from app.layers._spec import ANY_RANK, LayerSpec, Plan, Port, Tensors
 from app.schemas.options import LayerOptions
 from app.schemas.tensors import Shapes
@@ -34,6 +35,7 @@ SPECS = (
         outputs=(Port("output", "any axes", ANY_RANK),),
         plan=plan,
         run=run,
+        accuracy=SELECTION,
         formula="y = max(x, 0); dy/dx = 0 where x <= 0, else 1",
         differences=(
             "All give 0 for the gradient at 0.",

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from app.errors import InvalidRequest
+from app.layers._accuracy import SYNC_BATCH_NORM
 from app.layers._batch_statistics import (
     DIFFERENCES,
     FORMULA,
@@ -130,6 +131,7 @@ SPECS = (
         explain=explain,
         presets=PRESETS,
         parameters=parameter_shapes,
+        accuracy=SYNC_BATCH_NORM,
         formula=FORMULA + " The mean and variance are those of all replicas' values together.",
         differences=(
             *DIFFERENCES,

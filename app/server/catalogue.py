@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app.codecs import json as json_codec
@@ -20,6 +20,16 @@ Every layer takes `convention` and `layout` beside its own options, and the comm
 `grad_output`, `batched`, `dtype`, `compute_dtype`, `encoding` and `explain`. The defaults below are
 torch's; where a convention has others, a table says so. [conventions.md](conventions.md) has all
 of them in one place.
+
+## How accurate the results are
+A float32 sum has at most 1,024 terms: longer ones are computed in float64, and so are all averages,
+powers, and norms of data whose mean is large against its spread. Half types are computed in
+float32. For each layer, "Accuracy" tells how far a result may be from the exact one before it is
+rounded to the dtype of the answer: g is the incoming gradient, w the weight, b the bias, xhat the
+normalized input, n the number of terms of the sum, and u the unit roundoff of what is computed in,
+2^-24 in float32 and the half types and 2^-53 in float64. `tests/reference` holds every layer to
+that, forward and backward and in both layouts, against plain numpy in float64:
+`python -m tests.reference.accuracy` prints the share of each bound that is used.
 """
 
 
@@ -55,10 +65,22 @@ def _section(engine: Engine, specs: Sequence[LayerSpec]) -> Iterator[str]:
         meaning = " ".join((field.description or "").split())
         yield f"| `{name}` | {default} | {meaning} |\n"
     yield from _presets(example)
+    for bounds, same in itertools.groupby(specs, key=lambda spec: spec.accuracy):
+        names = [f"`{spec.name}`" for spec in same]
+        of = "" if len(names) == len(specs) else f" of {', '.join(names)}"
+        yield f"\nAccuracy{of}:\n"
+        yield from _accuracy(bounds)
     yield "\nWhere frameworks differ:\n"
     for difference in example.differences:
         yield f"- {difference}\n"
     yield from _example(engine, example)
+
+
+def _accuracy(bounds: Mapping[str, str]) -> Iterator[str]:
+    """A line per bound, with the results that keep it."""
+    for text in dict.fromkeys(bounds.values()):
+        names = ", ".join(f"`{name}`" for name, other in bounds.items() if other == text)
+        yield f"- {names}: {text}.\n"
 
 
 def _presets(spec: LayerSpec) -> Iterator[str]:

@@ -34,29 +34,29 @@ def _sum(n: int) -> float:
     return 4 + n / 4 if n <= LONGEST else 4
 
 
-SUM = f"(4 + n / 4) u (4 u where n is above {LONGEST}) of the sum of"
+SUM = f"(4 + n / 4) u, or 4 u where n is above {LONGEST}, of the sum of"
 EXACT = Bound(_constant(0), "exact")
-ROUNDED = Bound(_constant(0), "no more than its last rounding (computed in float64)")
+ROUNDED = Bound(_constant(0), "correct to its last rounding")
 _AVERAGE = {"output": ROUNDED, "gradients.input": ROUNDED}
 _MAXIMUM = {
     "output": EXACT,
     "indices": EXACT,
-    "gradients.input": Bound(_sum, f"{SUM} |g| over n windows"),
+    "gradients.input": Bound(_sum, f"{SUM} |g| over the n windows that chose the element"),
 }
 _STATISTICS = {
     "mean": Bound(_constant(4), "4 u of the mean of |x|"),
-    "var": Bound(_constant(8), "8 u of it"),
-    "inv_std": Bound(_constant(8), "8 u of it"),
+    "var": Bound(_constant(8), "8 u of itself"),
+    "inv_std": Bound(_constant(8), "8 u of itself"),
 }
 _SUMS = {
-    "gradients.weight": Bound(lambda n: 24 + _sum(n), f"24 u more than {SUM} |g| (|x^| + 1)"),
+    "gradients.weight": Bound(lambda n: 24 + _sum(n), f"24 u more than {SUM} |g| (|xhat| + 1)"),
     "gradients.bias": Bound(_sum, f"{SUM} |g|"),
 }
 _CENTRED = {
-    "output": Bound(_constant(24), "24 u of |w| (|x^| + 1) + |b|"),
+    "output": Bound(_constant(24), "24 u of |w| (|xhat| + 1) + |b|"),
     "gradients.input": Bound(
         _constant(24),
-        "24 u of (|w g| + (|x^| + 1) mean of |w g| (|x^| + 1)) / sqrt(var + eps)",
+        "24 u of (|w g| + (|xhat| + 1) mean(|w g| (|xhat| + 1))) / sqrt(var + eps)",
     ),
     **_SUMS,
     "statistics.mean": _STATISTICS["mean"],
@@ -72,8 +72,8 @@ _BATCH = {
         for place in ("", "replicas.")
         for name in ("mean", "var", "var_unbiased", "inv_std")
     },
-    "running_stats.mean": Bound(_constant(8), "8 u of |old| + share times the mean of |x|"),
-    "running_stats.var": Bound(_constant(8), "8 u of old + share times new"),
+    "running_stats.mean": Bound(_constant(8), "8 u of |old| + share mean(|x|)"),
+    "running_stats.var": Bound(_constant(8), "8 u of old + share new"),
     "running_stats.num_batches_tracked": EXACT,
 }
 BOUNDS: Mapping[str, Mapping[str, Bound]] = {
@@ -92,13 +92,13 @@ BOUNDS: Mapping[str, Mapping[str, Bound]] = {
     "group_norm": _CENTRED,
     "layer_norm": _CENTRED,
     "rms_norm": {
-        "output": Bound(_constant(8), "8 u of it"),
-        "gradients.input": Bound(_constant(16), "16 u of (|w g| + |x^| mean of |w g x^|) / rms"),
-        "gradients.weight": Bound(lambda n: 8 + _sum(n), f"8 u more than {SUM} |g x^|"),
-        "statistics.inv_rms": Bound(_constant(8), "8 u of it"),
+        "output": Bound(_constant(8), "8 u of itself"),
+        "gradients.input": Bound(_constant(16), "16 u of (|w g| + |xhat| mean(|w g xhat|)) / rms"),
+        "gradients.weight": Bound(lambda n: 8 + _sum(n), f"8 u more than {SUM} |g xhat|"),
+        "statistics.inv_rms": Bound(_constant(8), "8 u of itself"),
     },
     "conv": {
-        "output": Bound(_sum, f"{SUM} |w x|, and |b|"),
+        "output": Bound(_sum, f"{SUM} |w x|, and of |b|"),
         "gradients.input": Bound(_sum, f"{SUM} |g w|"),
         "gradients.weight": Bound(_sum, f"{SUM} |g x|"),
         "gradients.bias": Bound(_sum, f"{SUM} |g|"),

@@ -3,10 +3,11 @@
 import pytest
 
 from app.compute import Engine
+from app.layers import LAYERS as SPECS
 from tests._soak import SOAK
 from tests.reference.accuracy import measured
-from tests.reference.bounds import BOUNDS
-from tests.reference.layers import FAMILIES, LAYERS
+from tests.reference.bounds import BOUNDS, result_of
+from tests.reference.layers import FAMILIES, LAYERS, family_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,3 +22,13 @@ def test_errors_stay_within_their_bounds(engine: Engine, layer: str) -> None:
 def test_every_layer_has_its_bounds() -> None:
     assert set(BOUNDS) == set(FAMILIES)
     assert all(bound.text for results in BOUNDS.values() for bound in results.values())
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_docs_tell_the_bounds_that_are_held(layer: str) -> None:
+    """The page of the layers is printed from `accuracy`."""
+    told = SPECS[layer].accuracy
+    held = {name: bound.text for name, bound in BOUNDS[family_of(layer)].items()}
+    assert {name: held[result_of(name)] for name in told} == told
+    results = {port.name for port in SPECS[layer].outputs if port.name != "indices"}
+    assert results <= told.keys()
