@@ -56,10 +56,65 @@ def test_compose_takes_settings_from_a_file(name: str) -> None:
     assert services()[name]["env_file"] == [{"path": "lamina.env", "required": False}]
 
 
-def test_the_gpu_is_a_profile() -> None:
+def default_environment() -> dict[str, str]:
+    """What compose reads from the `.env` beside its file."""
+    lines = (ROOT / ".env").read_text().splitlines()
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name: value for name, _, value in pairs}
+
+
+def started(*profiles: str, **environment: str) -> set[str]:
+    """The services that `docker compose --profile ... up` starts.
+
+    Flags replace COMPOSE_PROFILES, the environment's wins over that of `.env`
+    (compose-go's `WithOsEnv`, `WithDotEnv`, `WithDefaultProfiles`), and services without profiles
+    always start (`HasProfile`).
+    """
+    named = (default_environment() | environment).get("COMPOSE_PROFILES", "")
+    active = set(profiles) or {name.strip() for name in named.split(",")}
+    return {
+        name
+        for name, service in services().items()
+        if not service.get("profiles") or "*" in active or active & set(service["profiles"])
+    }
+
+
+@pytest.mark.parametrize(
+    ("profiles", "environment", "expected"),
+    [
+        ([], {}, {"lamina"}),
+        (["gpu"], {}, {"lamina-gpu"}),
+        (["cpu"], {}, {"lamina"}),
+        (["cpu", "gpu"], {}, {"lamina", "lamina-gpu"}),
+        ([], {"COMPOSE_PROFILES": "gpu"}, {"lamina-gpu"}),
+        ([], {"COMPOSE_PROFILES": "cpu, gpu"}, {"lamina", "lamina-gpu"}),
+        (["gpu"], {"COMPOSE_PROFILES": "cpu"}, {"lamina-gpu"}),
+        (["*"], {}, {"lamina", "lamina-gpu"}),
+    ],
+)
+def test_compose_starts_what_is_asked_for(
+    profiles: list[str], environment: dict[str, str], expected: set[str]
+) -> None:
+    assert started(*profiles, **environment) == expected
+
+
+def test_every_service_listens_where_the_readme_says() -> None:
+    readme = (ROOT / "README.md").read_text()
+    told = re.findall(r"^docker compose (?:--profile (\w+) )?up +#.* http://(\S+)$", readme, re.M)
+    assert len(told) == len(services())
+    for profile, address in told:
+        [name] = started(*filter(None, [profile]))
+        assert services()[name]["ports"] == [f"{address}:8000"]
+    assert services()["lamina"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert not any("depends_on" in service for service in services().values())
+
+
+def test_the_environment_of_compose_is_not_that_of_the_service() -> None:
+    assert default_environment().keys() == {"COMPOSE_PROFILES"}
+
+
+def test_each_service_has_its_torch() -> None:
     cpu, gpu = services()["lamina"], services()["lamina-gpu"]
-    assert "profiles" not in cpu
-    assert gpu["profiles"] == ["gpu"]
     assert cpu["build"]["args"]["TORCH_BACKEND"] == "cpu"
     assert gpu["build"]["args"]["TORCH_BACKEND"].startswith("cu")
 

@@ -90,7 +90,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "output": ("output-too-large", post("/v1/layers/adaptive_avg_pool2d", {
         "input": IMAGE, "output_size": 4000})),
     "cost": ("cost-limit", post("/v1/layers/adaptive_avg_pool2d", {
-        "input": IMAGE, "output_size": 400})),
+        "input": IMAGE, "output_size": 250, "grad_output": "ones"})),
     "rate": ("rate-limited", post(RELU)),
     "bug": ("internal", post("/v1/layers/bug")),
     "memory": ("out-of-memory", post("/v1/layers/out_of_memory")),

@@ -68,12 +68,13 @@ def random_options(rng: random.Random, dims: int) -> dict[str, Any]:
         [rng.randint(0, min(2, d * (k - 1))), rng.randint(0, min(2, d * (k - 1)))]
         for k, d in zip(kernel, dilation, strict=True)
     ]
+    padding: Any = rng.choice([pairs, pairs, "same_upper", "same_lower", "valid"])
     return {
         "kernel_size": kernel,
         "stride": [rng.randint(1, 3) for _ in range(dims)],
         "dilation": dilation,
-        "padding": rng.choice([pairs, pairs, "same_upper", "same_lower", "valid"]),
-        "ceil_mode": rng.random() < 0.5,
+        "padding": padding,
+        "ceil_mode": rng.random() < 0.5 and padding not in ("same_upper", "same_lower"),
         "ceil_rule": rng.choice(["drop", "keep"]),
     }
 

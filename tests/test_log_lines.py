@@ -155,7 +155,7 @@ def test_the_paths_of_layers_are_found_without_searching() -> None:
 
 
 def test_the_command_line_imports_no_torch() -> None:
-    code = "import sys, app.server.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, app.server.launch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""What comes in and goes out: media types, the body and its limit."""
+"""What comes in: media type, the body and its limit."""
 
 import asyncio
 import math
@@ -13,7 +13,6 @@ from app.errors import (
     BodyTooLarge,
     InvalidRequest,
     LengthRequired,
-    NotAcceptable,
     UnsupportedMedia,
 )
 from app.scheduling import clock
@@ -43,43 +42,6 @@ def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMedia("expected no Content-Encoding; send the body as it is")
     return sent
-
-
-def accepted(headers: Headers, offered: tuple[str, ...] = tuple(CODECS)) -> str:
-    """The media type to answer in: the caller's favourite, of equals the first it names.
-
-    Of the ranges that take a type, the most specific gives its weight (RFC 9110, 12.5.1).
-
-    Raises:
-        NotAcceptable: none of those `offered`.
-
-    """
-    ranges: dict[str, tuple[float, int]] = {}
-    parts = headers.get(b"accept", b"").decode("l1").lower().split(",")
-    for place, part in enumerate(filter(str.strip, parts)):
-        name, weight = _media_range(part)
-        ranges.setdefault(name, (weight, -place))
-    if not ranges:
-        return offered[0]
-
-    def preference(media: str) -> tuple[float, int]:
-        taking = (media, media.partition("/")[0] + "/*", "*/*")
-        return next((ranges[name] for name in taking if name in ranges), (0.0, 0))
-
-    chosen = max(offered, key=preference)
-    if not preference(chosen)[0]:
-        raise NotAcceptable(f"answers are {' or '.join(offered)}; the Accept header takes neither")
-    return chosen
-
-
-def _media_range(part: str) -> tuple[str, float]:
-    """Name and weight; a weight that is no number from 0 to 1 is 0."""
-    name, *parameters = (piece.strip() for piece in part.split(";"))
-    try:
-        weight = next((float(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
-    except ValueError:
-        weight = 0.0
-    return name, weight if 0 <= weight <= 1 else 0.0
 
 
 def body_length(headers: Headers, limit: int) -> int | None:

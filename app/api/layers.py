@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
+from app.api.accept import accepted
 from app.api.bodies import (
     LIMITS,
     Headers,
-    accepted,
     body_length,
     deadline_s,
     headers_of,
@@ -267,12 +267,15 @@ def build_router(
         return layers[layer]
 
     @router.get("/v1/layers", name="list_layers")
-    async def list_layers() -> Response:
+    async def list_layers(request: Request) -> Response:
+        accepted(headers_of(request.scope), (JSON,))
         return Response(catalogue, media_type=JSON)
 
     @router.get("/v1/layers/{layer}", name="get_layer")
-    async def get_layer(layer: str) -> Response:
-        return Response(json.dumps(cards[known(layer).name]), media_type=JSON)
+    async def get_layer(request: Request, layer: str) -> Response:
+        name = known(layer).name
+        accepted(headers_of(request.scope), (JSON,))
+        return Response(json.dumps(cards[name]), media_type=JSON)
 
     # Starlette's routes: bodies are read here, so FastAPI's parameters would only cost time.
     async def compute(request: Request) -> Any:

@@ -44,8 +44,8 @@ ERRORS = {
 }
 OPEN_ERRORS = (400, 431, 500, 503)
 """Of paths that need no key, and are not limited."""
-GET_ERRORS = (*OPEN_ERRORS, 401, 429)
-BODY_ERRORS = (*GET_ERRORS, 406, 408, 411, 413, 415, 422, 504)
+GET_ERRORS = (*OPEN_ERRORS, 401, 406, 429)
+BODY_ERRORS = (*GET_ERRORS, 408, 411, 413, 415, 422, 504)
 ERROR_HEADERS = {
     401: ("WWW-Authenticate", "`Bearer`", {"type": "string"}),
     429: ("Retry-After", "When to try again, s", {"type": "integer", "minimum": 1}),

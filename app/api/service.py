@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
+from app.api.accept import accepted
+from app.api.bodies import headers_of
 from app.api.headers import page_headers
 from app.api.health import Readiness
 from app.api.metrics import Metrics
@@ -53,7 +55,8 @@ def build_router(info: dict[str, Any], metrics: Metrics, readiness: Readiness) -
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/v1/info", name="info")
-    async def get_info() -> Response:
+    async def get_info(request: Request) -> Response:
+        accepted(headers_of(request.scope), (JSON,))
         return Response(json.dumps(info), media_type=JSON)
 
     return router

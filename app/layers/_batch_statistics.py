@@ -141,9 +141,11 @@ def check_running(tensors: Tensors) -> None:
 def with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
     """`(N, C, *spatial) -> (N, C, *spatial)`, normalised with the running statistics."""
     mean, var = tensors["running_mean"], tensors["running_var"]
-    if x.numel() > LONGEST_SUM * x.shape[1] or not is_well_scaled(mean, var, eps):
-        x, mean = x.double() - _by_channel(mean.double(), x), torch.zeros_like(mean)
-    return _batch_norm(x, mean, var, tensors, eps, training=False)
+    if x.numel() <= LONGEST_SUM * x.shape[1] and is_well_scaled(mean, var, eps):
+        return _batch_norm(x, mean, var, tensors, eps, training=False)
+    scale = tensors["weight"] * (var.double() + eps).rsqrt()
+    centred = x.double() - _by_channel(mean, x)
+    return torch.addcmul(_by_channel(tensors["bias"], x), centred, _by_channel(scale, x))
 
 
 def with_batch(
@@ -156,7 +158,7 @@ def with_batch(
         mean = biased = unbiased = torch.full_like(weight.detach(), math.nan)
         output = F.batch_norm(x, mean, unbiased, weight, bias, False, 0.0, eps)
     elif count == 1 or eps == 0:  # torch refuses both
-        output, mean, biased = _normalised_by_hand(x.double(), weight, bias, eps)
+        output, mean, biased = _normalised_by_hand(tensors, x, eps)
         unbiased = biased * (count / (count - 1)) if count > 1 else torch.full_like(mean, math.nan)
     else:
         output, mean, biased, unbiased = _normalised(tensors, x, eps)
@@ -176,8 +178,7 @@ def _normalised(
         output, mean, biased, unbiased = _normalised_as_sent(tensors, x, eps)
         if is_well_scaled(mean, biased, eps):
             return output, mean, biased, unbiased
-    near = x.detach().mean((0, *range(2, x.dim())), dtype=torch.float64)
-    centred = x.double() - _by_channel(near, x)
+    near, centred = _centred(x)
     output, rest, biased, unbiased = _normalised_as_sent(tensors, centred, eps)
     return output, mean_of(near, rest), biased, unbiased
 
@@ -211,12 +212,24 @@ def _by_channel(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _normalised_by_hand(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+    tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    axes = (0, *range(2, x.dim()))
-    var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    output = (x - mean) * (var + eps).rsqrt() * weight.view_as(mean) + bias.view_as(mean)
-    return output, mean.detach().flatten(), var.detach().flatten()
+    """The output, and `(C)`: mean and biased variance; in float64 and centred."""
+    near, x = _centred(x)
+    var, rest = torch.var_mean(x, _all_but_channels(x), correction=0, keepdim=True)
+    scale = (var + eps).rsqrt() * _by_channel(tensors["weight"], x)
+    output = (x - rest) * scale + _by_channel(tensors["bias"], x)
+    return output, mean_of(near, rest.detach().flatten()), var.detach().flatten()
+
+
+def _centred(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(C)`, close to each channel's mean, and the input without it, in float64."""
+    near = x.detach().mean(_all_but_channels(x), dtype=torch.float64)
+    return near, x.double() - _by_channel(near, x)
+
+
+def _all_but_channels(x: torch.Tensor) -> tuple[int, ...]:
+    return (0, *range(2, x.dim()))
 
 
 def updated(
@@ -231,8 +244,8 @@ def updated(
     if count:
         unbiased = options.running_var_estimator == "unbiased"
         seen = batch["var_unbiased" if unbiased else "var"]
-        mean = torch.lerp(mean.to(batch["mean"]), batch["mean"], share)
-        var = torch.lerp(var.to(seen), seen, share)
+        mean = (1 - share) * mean + share * batch["mean"]
+        var = (1 - share) * var + share * seen
     return {
         "running_stats.mean": mean,
         "running_stats.var": var,
@@ -245,7 +258,7 @@ def advice_on(x: torch.Tensor, tensors: Tensors, options: BatchNormOptions) -> t
     count = x.numel() // x.shape[1]
     if not count:
         return ()
-    var, mean = torch.var_mean(x, (0, *range(2, x.dim())), correction=0)
+    var, mean = torch.var_mean(x, _all_but_channels(x), correction=0)
     advice = []
     if options.training and count < SMALL_BATCH:
         advice.append(
@@ -300,5 +313,5 @@ def norm_plan(
         outputs,
         cost=4 * elements,
         workspace=2 * channels + (WIDENED_COPIES + 2 * by_hand) * elements,
-        gradient_workspace=(WIDENED_COPIES + 8 * by_hand) * elements,
+        gradient_workspace=(2 * WIDENED_COPIES + 8 * by_hand) * elements,
     )

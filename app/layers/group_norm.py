@@ -92,12 +92,10 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
     x = groups.view(x.shape)
     weight, bias = tensors["weight"].to(x), tensors["bias"].to(x)
     if groups.shape[-1] == 1 or not x.numel():
-        # torch: the fused variance of one value is rounding, and instance norm wants a sample.
+        # torch's fused variance of one value is rounding.
         zero = (x - x).detach()  # NaN where x is not finite, and so is the gradient there
         scale = weight.view(-1, *[1] * (x.dim() - 2))
         output = zero * x * (eps**-0.5 if eps else math.inf) * scale + bias.view_as(scale)
-    elif isinstance(plan.options, InstanceNormOptions):
-        output = F.instance_norm(x, weight=weight, bias=bias, eps=eps)
     else:
         output = F.group_norm(x, groups.shape[1], weight, bias, eps)
     return {"output": output, "statistics.mean": mean, "statistics.inv_std": inv_std}

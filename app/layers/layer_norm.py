@@ -108,8 +108,11 @@ def run_rms(tensors: Tensors, plan: Plan) -> Tensors:
     """
     x, options = tensors["input"], plan.options
     rows = x.flatten(-len(options.normalized_shape))
-    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float64)
-    rms = (length.square() / rows.shape[-1] + options.eps).sqrt()
+    # Neither squares the largest numbers: float64's would overflow.
+    most = torch.finfo(torch.float64).max
+    unit = rows.detach().abs().amax(-1, keepdim=True).double().clamp(1, most)
+    length = torch.linalg.vector_norm(rows / unit, dim=-1, keepdim=True)
+    rms = torch.hypot(unit * (length / rows.shape[-1] ** 0.5), unit.new_tensor(options.eps).sqrt())
     output = (rows / rms.to(x)).view(x.shape) * tensors["weight"]
     return {"output": output, "statistics.inv_rms": 1 / rms.detach().squeeze(-1)}
 

@@ -57,7 +57,7 @@ def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output},
         cost=averages.cost(output) + POWERS * elements,
-        workspace=averages.workspace(output) + WIDE * (2 * math.prod(shape) + math.prod(output)),
+        workspace=averages.workspace(output) + WIDE * (3 * math.prod(shape) + math.prod(output)),
         gradient_workspace=averages.workspace(output) + WIDE * 5 * elements,
         axes=axes,
         overhead_ns=averages.overhead_ns + TAP_NS * sum(axis.kernel for axis in axes),
@@ -80,17 +80,32 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
     options = plan.options
     averages = _averages(plan.axes, options)
     x = tensors["input"].double()
-    if x.requires_grad:
-        # `where` keeps infinite and undefined derivatives out of the gradient.
-        counted = averages.seen().to(x.device)
-        x = torch.where(counted & (x != 0) if options.lp_abs else counted, x, 0.0)
-    if options.lp_abs:
-        x = x.abs()
-    x = x.pow(options.norm_type)
+    x = _Power.apply(x, options, averages)  # type: ignore[no-untyped-call]
     sums = averages.of(x)
     if options.lp_partial == "scaled":
         sums = sums * window_elements(plan.axes)
     return {"output": torch.where(sums == 0, 0.0, sums).pow(1.0 / options.norm_type)}
+
+
+class _Power(torch.autograd.Function):
+    """`x^p`, or `|x|^p`; what torch's own derivative makes infinite or undefined is left out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, options: LpPoolOptions, averages: Averages) -> Any:
+        ctx.save_for_backward(x)
+        ctx.options, ctx.averages = options, averages
+        return (x.abs() if options.lp_abs else x).pow(options.norm_type)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        (x,), p = ctx.saved_tensors, ctx.options.norm_type
+        seen = ctx.averages.seen().to(x.device)
+        if ctx.options.lp_abs:
+            sign = torch.where(x.isnan(), x, x.sign())  # torch's sign of NaN is 0
+            slope, none = x.abs().pow(p - 1) * sign, x == 0
+        else:
+            slope, none = x.pow(p - 1), (x == 0) & (grad == 0)
+        return torch.where(seen & ~none, grad * p * slope, 0.0), None, None
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:

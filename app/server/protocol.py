@@ -23,8 +23,10 @@ from app.errors import (
     TooManyConnections,
 )
 from app.server.config import ServingConfig
+from app.server.heads import check_fields, check_size, without_upgrade
 from app.server.refusals import Sparingly, answer
-from app.server.sockets import unread_bytes
+from app.server.sockets import is_reset, unread_bytes
+from app.server.writing import Stall, Writer
 
 LINGER_S = 2.0
 LINGER_BYTES = 64 << 20
@@ -42,8 +44,10 @@ MAX_SMALL_CHUNKS = 1 << 16
 SMALL_CHUNK_BYTES = 16
 MAX_FRAMING_BYTES = 64 << 10
 """Most bytes of chunk sizes, extensions and trailers, beside 16 times the body's own."""
-WRITE_PIECE_BYTES = 1 << 20
-"""What a client must read within the write timeout."""
+PROBE_S = 0.5
+"""How long a request runs after a half-close before the client is probed."""
+PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""Skipped by a client that still reads (RFC 9110, 15.2); answered with a reset by one that left."""
 
 # What the next byte of the client belongs to.
 HEAD, BODY, NEXT = range(3)
@@ -69,21 +73,21 @@ class Protocol(HttpToolsProtocol):
         self._max_connections = settings.max_connections
         self._header_s = settings.header_timeout_ms / 1000
         self._body_idle_s = settings.body_idle_timeout_ms / 1000
-        self._write_s = settings.write_timeout_ms / 1000
+        self._stall = Stall(settings.write_timeout_ms / 1000)
 
         self._phase = HEAD
         self._heard_at = self._head_began = time.perf_counter()
-        self._answered_at = self._linger_until = self._stalled_at = 0.0
-        self._piece = self._head_bytes = self._stalled_bytes = self._discarded = 0
+        self._answered_at = self._linger_until = self._probe_at = 0.0
+        self._piece = self._head_bytes = self._discarded = 0
         self._wire_bytes = self._body_bytes = self._chunks = 0
-        self._upgrading = self._deaf = self._spare = False
+        self._upgrading = self._deaf = self._spare = self._half_closed = False
         self._running: RequestResponseCycle | None = None
 
     # What comes in
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._writer = _Writer(self, transport)
+        self._writer = Writer(transport.write, self.linger, self._is_closing)
         open_now = len(self.connections)
         if open_now > self._max_connections + SPARE_CONNECTIONS:
             self._note(self._too_many(), "connection dropped: %d are open", open_now)
@@ -104,9 +108,7 @@ class Protocol(HttpToolsProtocol):
         elif self._phase == HEAD:
             self._head_bytes += self._piece
         else:
-            self._phase = HEAD
-            self._head_began = self._heard_at
-            self._head_bytes = self._piece
+            self._begin_head(self._piece)
         try:
             try:
                 self.parser.feed_data(data)
@@ -136,25 +138,20 @@ class Protocol(HttpToolsProtocol):
 
         The old one takes all that follows for the other protocol, the body as well.
         """
-        version = self.parser.get_http_version().encode()
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
-        for name, value in self.headers:
-            if name == b"connection":
-                value = b"close" if b"close" in value.lower() else b"keep-alive"
-            if name not in (b"upgrade", b"http2-settings"):
-                head += (name, b": ", value, b"\r\n")
+        version, method = self.parser.get_http_version(), self.parser.get_method()
         self._upgrading = False
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return b"".join((*head, b"\r\n"))
+        return without_upgrade(method, self.url, version, self.headers)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"]["arrived"] = self._heard_at
         if self._phase == NEXT:  # behind another one in the same piece
-            self._phase = HEAD
-            self._head_began = self._heard_at
-            self._head_bytes = 0
+            self._begin_head(0)
+
+    def _begin_head(self, size: int) -> None:
+        self._phase, self._head_began, self._head_bytes = HEAD, self._heard_at, size
 
     def on_headers_complete(self) -> None:
         if self._spare and self.url.partition(b"?")[0] not in SPARED:
@@ -186,24 +183,9 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _check_head(self) -> None:
-        names = [name for name, _ in self.headers]
-        if len(names) > self._max_fields:
-            raise HeadersTooLarge(f"expected at most {self._max_fields} headers; got {len(names)}")
         if self._head_bytes + self._piece > self._max_head:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > self._max_head:
-                raise HeadersTooLarge(f"expected at most {self._max_head} bytes; got {size}")
-        if b"_" in b"".join(names):
-            raise MalformedHttp("header names with _ are not taken: proxies read them as -")
-        version = self.parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise MalformedHttp("expected HTTP/1.1")
-        if names.count(b"host") != 1 and (version == "1.1" or b"host" in names):
-            raise MalformedHttp("expected one Host header")
-        if b"transfer-encoding" in names:
-            codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-            if version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked":
-                raise MalformedHttp("expected Transfer-Encoding: chunked, or none")
+            check_size(self.url, self.headers, self._max_head)
+        check_fields(self.parser.get_http_version(), self.headers, self._max_fields)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise MalformedHttp(f"at most {MAX_PIPELINED} requests may wait on one connection")
 
@@ -213,6 +195,22 @@ class Protocol(HttpToolsProtocol):
             raise HeadersTooLarge(f"expected at most {self._max_head} bytes; got more")
         if self._phase == BODY and self._wire_bytes > 16 * self._body_bytes + MAX_FRAMING_BYTES:
             raise MalformedHttp("the chunks are framed by far more bytes than they hold")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection until every complete request is answered: the client may still read.
+
+        One that speaks HTTP/1.0 is taken for gone: that is how proxies pass on an abort.
+        """
+        self._drop_incomplete()
+        running = self._running
+        if self._is_closing() or running is None or running.response_complete:
+            return False
+        if self._is_incomplete(running) or running.scope["http_version"] == "1.0":
+            return False
+        self._half_closed, self._phase = True, NEXT
+        self._probe_at = time.perf_counter() + PROBE_S
+        self._take_no_more()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -225,6 +223,8 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        if self._half_closed:
+            self._probe_at = time.perf_counter() + PROBE_S
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -234,7 +234,7 @@ class Protocol(HttpToolsProtocol):
             super().on_response_complete()
 
     def resume_writing(self) -> None:
-        self._stalled_at = 0.0
+        self._stall.end()
         super().resume_writing()
 
     def refuse(self, error: LaminaError) -> None:
@@ -242,24 +242,34 @@ class Protocol(HttpToolsProtocol):
 
         Requests before it are answered first, and then there is no answer to this one.
         """
-        if self._linger_until or self.transport.is_closing():
+        if self._is_closing():
             return
-        in_body = self._phase == BODY and self.cycle is not None
-        if in_body and self.pipeline and self.pipeline[0][0] is self.cycle:
-            self.pipeline.popleft()  # it would wait for the rest of its body
-        elif in_body and self.cycle is self._running:
-            answered = self.cycle.response_started
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            self._end(error, silent=answered)
-            return
-        if self._unanswered:
-            last = self.pipeline[0][0] if self.pipeline else self._running
-            assert last is not None
-            last.keep_alive = False
-            self._deaf = True
+        self._drop_incomplete()
+        if self._running is not None and self._is_incomplete(self._running):
+            self._running.disconnected = True
+            self._running.message_event.set()
+            self._end(error, silent=self._running.response_started)
+        elif self._unanswered:
+            self._take_no_more()
         else:
             self._end(error)
+
+    def _drop_incomplete(self) -> None:
+        if self.pipeline and self._is_incomplete(self.pipeline[0][0]):
+            self.pipeline.popleft()  # it would wait for the rest of its body
+
+    def _is_incomplete(self, cycle: RequestResponseCycle) -> bool:
+        return self._phase == BODY and self.cycle is cycle
+
+    def _take_no_more(self) -> None:
+        """Close behind the last answer that is due, and read nothing until then."""
+        last = self.pipeline[0][0] if self.pipeline else self._running
+        assert last is not None
+        last.keep_alive = False
+        self._deaf = True
+
+    def _is_closing(self) -> bool:
+        return bool(self._linger_until) or self.transport.is_closing()
 
     @property
     def _unanswered(self) -> bool:
@@ -294,7 +304,10 @@ class Protocol(HttpToolsProtocol):
 
         Closing a socket that holds unread bytes resets it, and takes the answer from the client.
         """
-        if self._linger_until or self.transport.is_closing():
+        if self._is_closing():
+            return
+        if self._half_closed:
+            self.transport.close()
             return
         self._deaf = True
         self._linger_until = time.perf_counter() + LINGER_S
@@ -312,10 +325,13 @@ class Protocol(HttpToolsProtocol):
     def check_deadlines(self, now: float, crowded: bool) -> None:
         """End what takes too long; `crowded` when few connections are left."""
         if self.transport.is_closing() or self.flow.write_paused:
-            self._check_reader(now)
+            if self._stall.is_late(self.transport.get_write_buffer_size(), now):
+                self.transport.abort()
         elif self._linger_until:
             if now > self._linger_until:
                 self.transport.close()
+        elif self._half_closed:
+            self._check_half_closed(now)
         elif self._phase == HEAD:
             if now - self._head_began > self._header_s and not self.flow.read_paused:
                 self._give_up()
@@ -328,12 +344,12 @@ class Protocol(HttpToolsProtocol):
             if now - self._heard_at > (CROWDED_IDLE_S if crowded else idle_s):
                 self.transport.close()
 
-    def _check_reader(self, now: float) -> None:
-        left = self.transport.get_write_buffer_size()
-        if not self._stalled_at or self._stalled_bytes - left >= WRITE_PIECE_BYTES:
-            self._stalled_at, self._stalled_bytes = now, left
-        elif now - self._stalled_at > self._write_s:
+    def _check_half_closed(self, now: float) -> None:
+        if is_reset(self.transport.get_extra_info("socket").fileno()):
             self.transport.abort()
+        elif now > self._probe_at and self._running and not self._running.response_started:
+            self._probe_at = float("inf")
+            self.transport.write(PROBE)
 
     def _check_body(self, now: float) -> None:
         if self.cycle.response_complete:
@@ -349,8 +365,7 @@ class Protocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         """No more requests; what runs is answered."""
         if self._unanswered:
-            self.cycle.keep_alive = False
-            self._deaf = True
+            self._take_no_more()
         elif self._spare:
             self.refuse(self._too_many())
         else:
@@ -368,7 +383,7 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection as soon as nothing more is asked on it."""
-        if self._linger_until or self.transport.is_closing():
+        if self._is_closing():
             return
         if self._unanswered:
             self.cycle.keep_alive = False
@@ -383,17 +398,3 @@ class Protocol(HttpToolsProtocol):
         """Whether a request has begun to come in, or a client that is new has still to speak."""
         age_s = time.perf_counter() - self._head_began
         return self._phase == HEAD and (self._head_bytes > 0 or age_s < NEWCOMER_S)
-
-
-class _Writer:
-    """What a response is written to: its close is a lingering one."""
-
-    __slots__ = ("_protocol", "close", "write")
-
-    def __init__(self, protocol: Protocol, transport: asyncio.Transport) -> None:
-        self._protocol = protocol
-        self.write = transport.write
-        self.close = protocol.linger
-
-    def is_closing(self) -> bool:
-        return bool(self._protocol._linger_until) or self._protocol.transport.is_closing()

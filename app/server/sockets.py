@@ -8,6 +8,7 @@ import termios
 from contextlib import suppress
 
 UNSENT_BYTES = 128 << 10
+TCP_CLOSE = 7  # from Linux's include/net/tcp_states.h
 
 
 def bound_unsent_bytes(descriptor: int) -> None:
@@ -38,3 +39,11 @@ def unread_bytes(descriptor: int) -> int:
         return 0
     count: int = struct.unpack("i", found)[0]
     return count
+
+
+def is_reset(descriptor: int) -> bool:
+    """Whether the peer has reset a connection, which nobody hears who does not read it."""
+    with socket.socket(fileno=os.dup(descriptor)) as connection, suppress(OSError, AttributeError):
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return state[0] == TCP_CLOSE
+    return False

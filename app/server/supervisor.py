@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -20,6 +21,7 @@ from uvicorn.supervisors.multiprocess import Process
 
 from app.server.config import ServingConfig
 from app.server.process import prepare
+from app.server.signals import exit_on_signal, held_back
 from app.settings import SettingsError
 
 logger = logging.getLogger("lamina")
@@ -45,8 +47,15 @@ class Worker(Process):
         self._asked_at: float | None = None
         self._stopped_ticks = 0
 
+    def start(self) -> None:
+        """Start the process; until `target` runs there, signals to it wait."""
+        resource_tracker.ensure_running()  # it is started with the first process, and ends the wait
+        with held_back():
+            super().start()
+
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """What the process runs."""
+        exit_on_signal()
         from app.server.serving import Server  # what it imports, the parent does not need
 
         prepare(self.config.settings.max_connections)

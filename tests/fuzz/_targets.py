@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from app.api.bodies import accepted, media_type
+from app.api.accept import accepted
+from app.api.bodies import media_type
 from app.api.layers import validated
 from app.api.v2 import _app as v2
 from app.api.v2._mapping import check_outputs, fields_of, outputs_of

@@ -3,23 +3,25 @@
 `python -m tests.server.stand_in serve --port 8000` serves it as `lamina serve` would.
 """
 
-import argparse
 import asyncio
 import gc
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problems import CatchAll
-from app.server.cli import serve
-from app.settings import Settings, load_settings
+from app.server import cli
+from app.settings import Settings
 
 APP = "tests.server.stand_in"
+SEEN: Counter[str] = Counter()
+"""How many requests for `/wait` have begun, and how many of their clients have left."""
 
 
 class Readiness:
@@ -69,6 +71,13 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await read(receive)
         trailed = [value for key, value in scope["headers"] if key == b"x-trailer"]
         await respond(send, b",".join(found + trailed))
+    elif name == "wait":
+        SEEN["begun"] += 1
+        await read(receive)
+        await receive()
+        SEEN["left"] += 1
+    elif name == "seen":
+        await respond(send, b"%d %d" % (SEEN["begun"], SEEN["left"]))
     elif name == "arrived":
         waited = time.perf_counter() - scope["state"]["arrived"]
         await respond(send, b"%.3f" % waited)
@@ -110,15 +119,7 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("command")
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--workers", type=int)
-    flags = parser.parse_args()
-    settings = load_settings(port=flags.port, workers=flags.workers)
-    return serve(settings, "tests.server.stand_in:build")
-
-
+if __name__ == "__mp_main__":  # a worker, which imports what its parent ran
+    time.sleep(float(os.environ.get("STAND_IN_IMPORT_S", "0")))
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.main(app="tests.server.stand_in:build"))

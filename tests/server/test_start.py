@@ -84,11 +84,11 @@ def test_a_free_port_is_told(workers: str, tmp_path: Path) -> None:
 def test_torch_learns_how_its_threads_wait_before_it_is_loaded() -> None:
     code = """
 import os, sys
-from app.server import cli
+from app.server import cli, launch
 def look(*_):
     print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
     sys.exit()
-cli.ServingConfig = look
+launch.ServingConfig = look
 cli.main(["serve"])
 """
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}

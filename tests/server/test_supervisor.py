@@ -29,10 +29,7 @@ TWO = ("--workers", "2")
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Serving]:
     settings = {"DRAIN_DELAY_MS": "0", "DRAIN_GRACE_MS": "3000"}
-    environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    with started(
-        *TWO, log=tmp_path / "log", app=APP, environment=environment, settings=settings
-    ) as pair:
+    with started(*TWO, log=tmp_path / "log", app=APP, settings=settings) as pair:
         wait_for(lambda: len(serving_pids(pair)) == 2)
         yield pair
 
@@ -96,7 +93,8 @@ KILLS: dict[str, Callable[[Serving, int], None]] = {
 def replaced_after(server: Serving, kill: Callable[[Serving, int], None]) -> float:
     """Seconds until two workers serve again; the other one answers all the while."""
     victim, other = sorted(worker_pids(server))
-    gauge = server.log.parent / f"gauge_liveall_{victim}.db"
+    folder = Path(psutil.Process(victim).environ()["PROMETHEUS_MULTIPROC_DIR"])
+    gauge = folder / f"gauge_liveall_{victim}.db"
     gauge.touch()
     held = connection_to(server, other)
     begun = time.perf_counter()
@@ -314,7 +312,7 @@ def test_an_app_that_does_not_start_ends_the_parent(tmp_path: Path) -> None:
 def test_the_parent_imports_no_torch_and_no_app() -> None:
     code = """
 import sys
-from app.server.cli import ServingConfig, Supervisor
+from app.server.launch import ServingConfig, Supervisor
 from app.settings import Settings
 ServingConfig(Settings(), "app.server.worker:build")
 sys.exit(bool({"torch", "app.main", "fastapi"} & set(sys.modules)))

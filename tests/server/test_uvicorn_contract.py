@@ -30,6 +30,7 @@ SIGNATURES = {
     HttpToolsProtocol.connection_made: "transport",
     HttpToolsProtocol.connection_lost: "exc",
     HttpToolsProtocol.data_received: "data",
+    HttpToolsProtocol.eof_received: "",
     HttpToolsProtocol._unset_keepalive_if_required: "",
     HttpToolsProtocol._start_asgi_task: "cycle app",
     HttpToolsProtocol.on_message_begin: "",

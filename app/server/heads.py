@@ -1,0 +1,51 @@
+"""What the head of a request may hold, beyond what the parser checks."""
+
+from app.errors import HeadersTooLarge, MalformedHttp
+
+Fields = list[tuple[bytes, bytes]]
+
+
+def check_size(url: bytes, headers: Fields, most_bytes: int) -> None:
+    """Bound the path and the header lines together.
+
+    Raises:
+        HeadersTooLarge: they are longer.
+
+    """
+    size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+    if size > most_bytes:
+        raise HeadersTooLarge(f"expected at most {most_bytes} bytes; got {size}")
+
+
+def check_fields(version: str, headers: Fields, most_fields: int) -> None:
+    """Refuse what a proxy in front of us might read in another way.
+
+    Raises:
+        HeadersTooLarge: there are more than `most_fields`.
+        MalformedHttp: the version, a name, `Host` or `Transfer-Encoding`.
+
+    """
+    names = [name for name, _ in headers]
+    if len(names) > most_fields:
+        raise HeadersTooLarge(f"expected at most {most_fields} headers; got {len(names)}")
+    if b"_" in b"".join(names):
+        raise MalformedHttp("header names with _ are not taken: proxies read them as -")
+    if version not in ("1.1", "1.0"):
+        raise MalformedHttp("expected HTTP/1.1")
+    if names.count(b"host") != 1 and (version == "1.1" or b"host" in names):
+        raise MalformedHttp("expected one Host header")
+    if b"transfer-encoding" in names:
+        codings = [value for name, value in headers if name == b"transfer-encoding"]
+        if version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise MalformedHttp("expected Transfer-Encoding: chunked, or none")
+
+
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Fields) -> bytes:
+    """The bytes of a head, less its wish for another protocol."""
+    head = [method, b" ", url, b" HTTP/", version.encode(), b"\r\n"]
+    for name, value in headers:
+        if name == b"connection":
+            value = b"close" if b"close" in value.lower() else b"keep-alive"
+        if name not in (b"upgrade", b"http2-settings"):
+            head += (name, b": ", value, b"\r\n")
+    return b"".join((*head, b"\r\n"))
