@@ -130,7 +130,7 @@ def test_row_39() -> None:
     output = F.instance_norm(x, bias=bias)
     output.backward((grad + torch.tensor([0, 0, 7])).contiguous(**ACROSS))
     assert bias.grad is not None
-    assert bias.grad.tolist() != [10, 11]
+    gives(bias.grad, [3.0, 18.0])  # right: 10 and 11
 
 
 def test_row_40() -> None:
