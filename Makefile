@@ -40,7 +40,7 @@ format: install
 
 openapi: install
 	$(BIN)/python -m app.server.export
-	$(BIN)/python -m tests.test_surprises
+	$(BIN)/python -m tests.surprises
 
 # The same layers in Keras, ONNX and Flax, in an environment of their own.
 conventions: $(VENV)-conventions/.installed

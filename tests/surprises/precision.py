@@ -1,0 +1,188 @@
+"""Digits that are lost: rows 31, 34, 36, 43 to 45 and 48."""
+
+import math
+import random
+from typing import Any
+
+from app.codecs import json, safetensors
+from app.compute import Engine
+from app.layers import LAYERS, compute_model, tensor_fields
+from tests._binary import Tensors, bits, packed, saved
+from tests.conftest import unwire
+from tests.surprises.checks import (
+    EPS,
+    FLOAT32_3_3,
+    Answers,
+    Refuses,
+    Surprise,
+    as_doubles,
+    constant,
+    flat,
+    normalised,
+)
+
+SIZES = ((1, 2, 3, 9), (2, 4, 3, 20), (4, 8, 3, 20), (1, 3, 5, 40), (2, 6, 2, 33), (3, 6, 1, 301))
+"""Groups, channels, taps and positions of convolutions."""
+ELSEWHERE = 8
+"""How many places in memory each is sent to."""
+
+
+def answers_both_forms_alike(engine: Engine) -> None:
+    """A convolution's answer has the same bits wherever its tensors came to lie."""
+    rng = random.Random(48)
+    for groups, channels, taps, positions in SIZES:
+        shapes = {
+            "input": (1, channels, positions),
+            "weight": (channels, channels // groups, taps),
+            "grad_output": (1, channels, positions - taps + 1),
+        }
+        tensors = {
+            name: as_doubles([rng.gauss(0, 1) for _ in range(math.prod(shape))]).view(shape)
+            for name, shape in shapes.items()
+        }
+        as_json = {name: packed(tensor) for name, tensor in tensors.items()}
+        body = b"".join(json.encode({**as_json, "groups": groups, "dtype": "float64"}))
+        expected = answer_bits(engine, json, body)
+        for place in range(ELSEWHERE):
+            assert answer_bits(engine, safetensors, a_file(tensors, groups, place)) == expected
+
+
+def a_file(tensors: Tensors, groups: int, place: int) -> bytearray:
+    """A request as a file whose tensors lie `place` numbers further from the start."""
+    spaces = 8 * place
+    content = saved(tensors, groups=groups, dtype="float64")
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length] + b" " * spaces
+    return bytearray((length + spaces).to_bytes(8, "little") + header + content[8 + length :])
+
+
+def answer_bits(engine: Engine, codec: Any, body: bytes | bytearray) -> dict[str, object]:
+    """The tensors that a convolution answers, to the last bit."""
+    spec = LAYERS["conv1d"]
+    fields = codec.decode(body, tensor_fields(spec), max_rank=8, max_list=64)
+    call = compute_model(spec).model_validate(fields)
+    answer = unwire(engine.run(spec, call, engine.plan(spec, call)))
+    found = {"output": answer["output"], **answer["gradients"]}
+    return {name: bits(tensor) for name, tensor in found.items()}
+
+
+OFFSET = [1e7, 1e7 + 1, 1e7 + 2, 1e7 + 3]
+CENTRED = normalised([0, 1, 2, 3])
+ROOT = math.sqrt(2.5)
+"""The root mean square of (1, 2)."""
+CANCELS = {"input": [[[8193, 8191]]], "weight": [[[8193, -8195]]]}
+"""8193 * 8193 - 8191 * 8195 = 4; float32 rounds both products to 67,125,248."""
+
+ROWS = (
+    Surprise(
+        31,
+        "Normalising float32 (0, 1, 2, 3) + 1e7",
+        "Wrong in the first digit: the mean is rounded to a whole number.",
+        "Right: where a mean is large against the spread, the input is centred in float64 first.",
+        tuple(
+            Answers(layer, {"input": data, **options}, {"output": output}, within=1e-6)
+            for layer, data, options, output in (
+                ("batch_norm1d", [[x] for x in OFFSET], {"training": True},
+                 [[x] for x in CENTRED]),
+                ("instance_norm", [[OFFSET]], {}, [[CENTRED]]),
+                ("group_norm", [[OFFSET]], {"num_groups": 1}, [[CENTRED]]),
+                ("layer_norm", [OFFSET], {"normalized_shape": [4]}, [CENTRED]),
+            )
+        ),
+    ),
+    Surprise(
+        34,
+        "F.group_norm(x of (2, 3), 3, weight): one value a group",
+        "3.05e-05 in some entries instead of 0: x and its mean are scaled before they cancel.",
+        "0.",
+        tuple(
+            Answers("group_norm", {"input": [[[1], [2], [3]], [[4], [5], [6]]], "num_groups": 3,
+                    "weight": [1, 1, 1], **more}, {"output": [[[0]] * 3] * 2})
+            for more in ({}, {"compute_dtype": "float64"})
+        ),
+    ),
+    Surprise(
+        36,
+        "F.rms_norm(bfloat16 x, weight=float32)",
+        "A warning, and a slower way.",
+        "One dtype a request: a weight of another is refused. 16 bits are computed in float32 and "
+        "rounded once.",
+        (
+            Refuses("rms_norm", {"input": [[2, 3]], "weight": {**flat((2,), [1, 5]),
+                    "dtype": "float32"}, "normalized_shape": [2], "dtype": "bfloat16"},
+                    "#/weight/dtype"),
+            # 2 / sqrt(6.5) = 0.7845 and 15 / sqrt(6.5) = 5.8835; rounded twice, it were 5.90625.
+            Answers("rms_norm", {"input": [[2, 3]], "weight": [1, 5], "normalized_shape": [2],
+                    "eps": EPS, "dtype": "bfloat16"}, {"output": [[0.78515625, 5.875]]}),
+        ),
+    ),
+    Surprise(
+        43,
+        "F.avg_pool2d(float32 x, 512), and F.adaptive_avg_pool2d to more than one window",
+        "Adds one by one: where x is 3.3 everywhere, the average is 0.24 % off, and 1 % over "
+        "1,024x1,024.",
+        "Averages are summed in float64 and rounded once.",
+        tuple(
+            Answers(layer, {"input": constant((1, 1, *shape), FLOAT32_3_3), **options},
+                    {"output": [[output]]})
+            for layer, shape, options, output in (
+                ("avg_pool1d", (4096,), {"kernel_size": 4096}, [FLOAT32_3_3]),
+                ("avg_pool2d", (512, 512), {"kernel_size": 512}, [[FLOAT32_3_3]]),
+                ("avg_pool2d", (1024, 1024), {"kernel_size": 1024}, [[FLOAT32_3_3]]),
+                ("adaptive_avg_pool2d", (512, 1024), {"output_size": [1, 2]}, [[FLOAT32_3_3] * 2]),
+                ("global_avg_pool", (512, 512), {}, [[FLOAT32_3_3]]),
+            )
+        ),
+    ),
+    Surprise(
+        44,
+        "F.rms_norm(float32 [[1e15, 2e15]], (2,)) and its gradient; [[1e20, 2e20]]",
+        "From about 1e14 on the gradient is wrong, here 6.3e-16 twice instead of "
+        "2.53e-16 and -1.26e-16; from 1e20 on the output is 0, for the squares overflow.",
+        "Sums the squares in float64, and divides before it multiplies: both are right.",
+        tuple(
+            Answers("rms_norm", {"input": [[scale, 2 * scale]], "normalized_shape": [2],
+                    "grad_output": "ones"}, {path: [numbers]}, within=1e-6 * abs(numbers[0]))
+            for scale in (1e15, 1e20, 1e38)
+            for path, numbers in (
+                ("output", [1 / ROOT, 2 / ROOT]),
+                # (1 - y * mean(y)) / rms, of which mean(y) = 1.5 / ROOT.
+                ("gradients.input", [0.4 / ROOT / scale, -0.2 / ROOT / scale]),
+            )
+        ),
+    ),
+    Surprise(
+        45,
+        "Float32 gradients that sum many terms: of a convolution's or a batch norm's bias",
+        "Where the incoming gradient is 3.3 everywhere, conv2d's is 0.11 % off over 4x256x256 "
+        "positions (with two threads), batch norm's 0.095 % over 1,000,000 values.",
+        "Sums more than 1,024 terms in float64. In shorter ones `explain` advises "
+        "`precision-loss` where they cancel.",
+        (
+            Answers("conv2d", {"input": constant((4, 1, 256, 256), 1), "weight": [[[[0]]]],
+                    "bias": [0], "grad_output": constant((4, 1, 256, 256), FLOAT32_3_3)},
+                    {"gradients.bias": [FLOAT32_3_3 * 2**18],
+                     "gradients.weight": [[[[FLOAT32_3_3 * 2**18]]]]}),
+            Answers("batch_norm1d", {"input": constant((1, 1, 10**6), 1), "training": True,
+                    "weight": [1], "bias": [0],
+                    "grad_output": constant((1, 1, 10**6), FLOAT32_3_3)},
+                    {"gradients.bias": [FLOAT32_3_3 * 10**6]}, within=0.125),
+            Answers("batch_norm1d", {"input": constant((1, 1, 10**6), 3), "training": False,
+                    "running_mean": [1], "running_var": [4], "weight": [1], "bias": [0],
+                    "eps": 0, "grad_output": constant((1, 1, 10**6), FLOAT32_3_3)},
+                    {"gradients.weight": [FLOAT32_3_3 * 10**6],
+                     "gradients.bias": [FLOAT32_3_3 * 10**6]}, within=0.125),
+            Answers("conv1d", {**CANCELS, "compute_dtype": "float64"}, {"output": [[[4]]]}),
+            Answers("conv1d", CANCELS, {"output_shape": (1, 1, 1)}, advice="precision-loss"),
+        ),
+    ),
+    Surprise(
+        48,
+        "The weight gradient of F.conv1d",
+        "Its last bit depends on where the incoming gradient lies in memory: the same numbers give "
+        "two answers.",
+        "Aligns the tensors: the same request has the same answer to the last bit, in JSON as in "
+        "safetensors.",
+        (answers_both_forms_alike,),
+    ),
+)  # fmt: skip
