@@ -74,15 +74,9 @@ def outward_shape(shape: Shape, layout: Layout, batched: bool) -> Shape:
 
 
 def inward(tensor: torch.Tensor, layout: Layout, batched: bool) -> torch.Tensor:
-    """A tensor as sent -> (N, C, *spatial), contiguous.
-
-    Torch has kernels of its own for other orders in memory, and some of them are wrong:
-    rows 39 to 42 of `docs/surprises.md`.
-    """
+    """A tensor as sent -> (N, C, *spatial), a view."""
     tensor = tensor if batched else tensor.unsqueeze(0)
-    if layout == "channels_last" and tensor.dim() > 2:
-        tensor = tensor.movedim(-1, 1)
-    return tensor.contiguous()
+    return tensor.movedim(-1, 1) if layout == "channels_last" and tensor.dim() > 2 else tensor
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

@@ -213,10 +213,16 @@ class Engine:
         *,
         mapped: bool,
     ) -> torch.Tensor:
-        """A payload as the layer takes it."""
+        """A payload as the layer takes it: contiguous, unless the layer is right in any order.
+
+        Torch has other kernels for other orders, and some of them are wrong: rows 39 to 42 of
+        `docs/surprises.md`.
+        """
         tensor = to_torch(payload, self.device, dtype)
         if mapped:
             tensor = inward(tensor, plan.options.layout, call.batched)
+            if not (spec.any_order and dtype.is_floating_point):
+                tensor = tensor.contiguous()
         return aligned(tensor) if spec.matrix_product else tensor
 
     @staticmethod

@@ -11,6 +11,7 @@ Accuracy = Mapping[str, str]
 EXACT = "exact"
 ROUNDED = "correct to its last rounding"
 SUM = f"(4 + n / 4) u, or 4 u where n is above {LONGEST_SUM}, of the sum of"
+PIECES = f"(4 + n / 4) u, n at most {LONGEST_SUM}, of the sum of"
 
 AVERAGE: Accuracy = {"output": ROUNDED, "gradients.input": ROUNDED}
 MAXIMUM: Accuracy = {
@@ -22,8 +23,8 @@ SELECTION: Accuracy = {"output": EXACT, "gradients.input": EXACT}
 CONVOLUTION: Accuracy = {
     "output": f"{SUM} |w x|, and of |b|",
     "gradients.input": f"{SUM} |g w|",
-    "gradients.weight": f"{SUM} |g x|",
-    "gradients.bias": f"{SUM} |g|",
+    "gradients.weight": f"{PIECES} |g x|",
+    "gradients.bias": f"{PIECES} |g|",
 }
 MEAN, SPREAD = "4 u of the mean of |x|", "8 u of itself"
 _NORM: Accuracy = {
@@ -33,8 +34,11 @@ _NORM: Accuracy = {
     "gradients.bias": f"{SUM} |g|",
 }
 SAMPLE_NORM: Accuracy = {**_NORM, "statistics.mean": MEAN, "statistics.inv_std": SPREAD}
+PLANE = f"(4 + n / 32) u, n at most {LONGEST_SUM}, of the sum of"
 BATCH_NORM: Accuracy = {
     **_NORM,
+    "gradients.weight": f"24 u more than {PLANE} |g| (|xhat| + 1)",
+    "gradients.bias": f"{PLANE} |g|",
     "batch_stats.mean": MEAN,
     "batch_stats.var": SPREAD,
     "batch_stats.var_unbiased": SPREAD,

@@ -16,6 +16,8 @@ from app.schemas.options import Epsilon, Flag, LayerOptions
 from app.schemas.tensors import Shape, Shapes
 
 SMALL_BATCH = 16
+SHORTEST_PIECE = 64
+"""Shorter pieces of a plane cost more than float64."""
 STATISTICS = ("mean", "var", "var_unbiased", "inv_std")
 PARAMETERS = ("weight", "bias", "running_mean", "running_var")
 _OTHERS = {"momentum_weights": "running", "running_var_estimator": "biased"}
@@ -141,7 +143,7 @@ def check_running(tensors: Tensors) -> None:
 def with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
     """`(N, C, *spatial) -> (N, C, *spatial)`, normalised with the running statistics."""
     mean, var = tensors["running_mean"], tensors["running_var"]
-    if x.numel() <= LONGEST_SUM * x.shape[1] and is_well_scaled(mean, var, eps):
+    if _piece(x) and is_well_scaled(mean, var, eps):
         return _batch_norm(x, mean, var, tensors, eps, training=False)
     scale = tensors["weight"] * (var.double() + eps).rsqrt()
     centred = x.double() - _by_channel(mean, x)
@@ -174,7 +176,7 @@ def _normalised(
 
     In float64 and centred, unless the sums are short and the means small against the spread.
     """
-    if x.numel() <= LONGEST_SUM * x.shape[1]:
+    if _piece(x):
         output, mean, biased, unbiased = _normalised_as_sent(tensors, x, eps)
         if is_well_scaled(mean, biased, eps):
             return output, mean, biased, unbiased
@@ -203,7 +205,23 @@ def _batch_norm(
     training: bool,
 ) -> torch.Tensor:
     weight, bias = tensors["weight"].to(x), tensors["bias"].to(x)
-    return F.batch_norm(x, mean.to(x), var.to(x), weight, bias, training, 1.0, eps)
+    rest = (mean.to(x), var.to(x), weight, bias, training, 1.0, eps)
+    piece = x.numel() if x.dtype == torch.float64 else _piece(x)
+    if math.prod(x.shape[2:]) <= piece:
+        return F.batch_norm(x, *rest)
+    pieces = x.view(*x.shape[:2], -1, piece).transpose(1, 2)
+    output = F.batch_norm(pieces.flatten(0, 1), *rest)
+    return output.view(pieces.shape).transpose(1, 2).reshape(x.shape)
+
+
+def _piece(x: torch.Tensor) -> int:
+    """The longest pieces of a plane that make it up and are short enough; 0 if there are none.
+
+    Torch sums the values of a plane in float32, one by one in each lane, and planes in float64.
+    """
+    plane = math.prod(x.shape[2:])
+    fits = (size for size in range(min(plane, LONGEST_SUM), SHORTEST_PIECE, -1) if not plane % size)
+    return plane if plane <= LONGEST_SUM else next(fits, 0)
 
 
 def _by_channel(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -125,6 +125,8 @@ class LayerSpec:
     `parameters(input_shape, call)` gives the shapes of the other inputs to a shape request, which
     has the fields of `shape_fields` to say them with.
     `accuracy` says how far each result may be from the exact one.
+    A layer of `any_order` gets floats in the memory order they came in, where torch's kernels for
+    it are as right, and faster; others get contiguous tensors.
     A layer of `matrix_product` gets its tensors where torch's own memory would begin.
     """
 
@@ -142,6 +144,7 @@ class LayerSpec:
     shape_fields: type[BaseModel] | None = None
     dtypes: tuple[str, ...] = FLOATS
     matrix_product: bool = False
+    any_order: bool = False
     accuracy: Accuracy
     formula: str = ""
     differences: tuple[str, ...] = ()

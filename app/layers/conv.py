@@ -1,7 +1,7 @@
 """Convolution (cross-correlation, as all frameworks here define it)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -32,6 +32,8 @@ MULTIPLY_ADD_NS = 1.0
 CHANNEL_BLOCK = 16
 GROUP_NS = 5_000
 """What a group takes where torch convolves them one by one, whatever their size."""
+PIECE_NS = 60_000
+"""What a piece takes where a gradient sums over many positions, whatever its size."""
 SAMPLE_NS = 3_000
 """The same for a sample and group with dilation, where torch may unfold each alone."""
 
@@ -71,7 +73,7 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
     unfolded = max(operations // weight[0] * options.groups, _blocked(output))
     workspace = unfolded + 2 * math.prod(shape)
     gradient_workspace = _blocked(shape) + 2 * math.prod(output)
-    forward, backward = _longest_sums(weight, output, options.groups, axes)
+    forward, backward, positions = _longest_sums(weight, output, options.groups, axes)
     if forward > LONGEST_SUM:
         workspace = WIDE * (workspace + math.prod(shape) + math.prod(output))
     if max(forward, backward) > LONGEST_SUM:
@@ -86,7 +88,8 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
         gradient_workspace=gradient_workspace,
         axes=axes,
         operation_ns=MULTIPLY_ADD_NS,
-        overhead_ns=_overhead_ns(shape[0], options.groups, axes),
+        overhead_ns=_overhead_ns(shape[0], options.groups, axes)
+        + PIECE_NS * -(-positions // LONGEST_SUM),
     )
 
 
@@ -127,37 +130,68 @@ def _check_bias(shapes: Shapes, weight: Shape) -> None:
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, out, *out_spatial)`."""
-    x, weight, axes = tensors["input"], tensors["weight"], plan.axes
-    forward, backward = _longest_sums(
+    x, axes = tensors["input"], plan.axes
+    forward, backward, positions = _longest_sums(
         plan.inputs["weight"], plan.outputs["output"], plan.options.groups, axes
     )
     x = widened(x, max(forward, backward) if x.requires_grad else forward)
+    parameters = tensors["weight"].to(x), tensors["bias"].to(x)
+    if x.requires_grad and positions > LONGEST_SUM and x.dtype != torch.float64:
+        return {"output": _in_pieces(x, parameters, plan)}
     padding = [axis.before for axis in axes]
     if any(axis.before != axis.after for axis in axes):
         x, padding = pad_by_hand(x, axes, 0.0), [0] * len(axes)
-    conv: Any = (F.conv1d, F.conv2d, F.conv3d)[len(axes) - 1]
-    strides, dilations = [a.stride for a in axes], [a.dilation for a in axes]
-    output: torch.Tensor = conv(
-        x,
-        weight.to(x),
-        tensors["bias"].to(x),
-        strides,
-        padding,
-        dilations,
-        plan.options.groups,
-    )
-    return {"output": output}
+    return {"output": _convolved(x, parameters, plan, padding)}
+
+
+def _convolved(
+    x: torch.Tensor, parameters: Iterable[torch.Tensor], plan: Plan, padding: Any = 0
+) -> torch.Tensor:
+    conv: Any = (F.conv1d, F.conv2d, F.conv3d)[len(plan.axes) - 1]
+    strides, dilations = [a.stride for a in plan.axes], [a.dilation for a in plan.axes]
+    output: torch.Tensor = conv(x, *parameters, strides, padding, dilations, plan.options.groups)
+    return output
+
+
+def _in_pieces(x: torch.Tensor, parameters: Sequence[torch.Tensor], plan: Plan) -> torch.Tensor:
+    """The same output; the parameters' gradients are summed in float32 over each piece's samples
+    and positions, and over the pieces in float64.
+    """
+    axes, samples, lengths = plan.axes, *_piece(plan.outputs["output"])
+    wide = [parameter.double() for parameter in parameters]
+
+    def along(dim: int, x: torch.Tensor) -> torch.Tensor:
+        if dim == len(axes):
+            return _convolved(x.contiguous(), [parameter.to(x) for parameter in wide], plan)
+        axis, parts = axes[dim], []
+        for first in range(0, axis.output, lengths[dim]):
+            last = min(first + lengths[dim], axis.output) - 1
+            reach = (last - first) * axis.stride + axis.effective
+            parts.append(along(dim + 1, x.narrow(dim + 2, first * axis.stride, reach)))
+        return torch.cat(parts, dim + 2)
+
+    return torch.cat([along(0, part) for part in pad_by_hand(x, axes, 0.0).split(samples)])
+
+
+def _piece(output: Shape) -> tuple[int, Shape]:
+    """Samples and spatial lengths of a piece of the output with at most `LONGEST_SUM` positions."""
+    room, lengths = LONGEST_SUM, []
+    for length in (*reversed(output[2:]), output[0]):
+        lengths.append(min(length, room) or 1)
+        room //= lengths[-1]
+    samples = lengths.pop()
+    return samples, tuple(reversed(lengths))
 
 
 def _longest_sums(
     weight: Shape, output: Shape, groups: int, axes: Iterable[SlidingAxis]
-) -> tuple[int, int]:
-    """Most terms of a sum, forward: channels and taps; and backward: output channels and taps for
-    the input's gradient, samples and positions for the weight's.
+) -> tuple[int, int, int]:
+    """Most terms of a sum: of channels and taps in the output, of output channels and taps in the
+    input's gradient, of samples and positions in the weight's.
     """
     windows = math.prod(axis.overlap for axis in axes)
     positions = math.prod(output) // output[1]
-    return math.prod(weight[1:]), max(weight[0] // groups * windows, positions)
+    return math.prod(weight[1:]), weight[0] // groups * windows, positions
 
 
 def parameter_shapes(shape: Shape, call: Any) -> Shapes:

@@ -22,8 +22,9 @@ torch's; where a convention has others, a table says so. [conventions.md](conven
 of them in one place.
 
 ## How accurate the results are
-A float32 sum has at most 1,024 terms: longer ones are computed in float64, and so are all averages,
-powers, and norms of data whose mean is large against its spread. Half types are computed in
+At most 1,024 terms are added in float32; longer sums are computed in float64, or in pieces that are
+added in float64. So are all averages, powers, and norms of data whose mean is large against its
+spread. Half types are computed in
 float32. For each layer, "Accuracy" tells how far a result may be from the exact one before it is
 rounded to the dtype of the answer: g is the incoming gradient, w the weight, b the bias, xhat the
 normalized input, n the number of terms of the sum, and u the unit roundoff of what is computed in,

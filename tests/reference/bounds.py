@@ -34,6 +34,16 @@ def _sum(n: int) -> float:
     return 4 + n / 4 if n <= LONGEST else 4
 
 
+def _pieces(n: int) -> float:
+    """The same in pieces, which are summed in float64."""
+    return 4 + min(n, LONGEST) / 4
+
+
+def _plane(n: int) -> float:
+    """The same in eight lanes and more, of a plane's values or a piece of them."""
+    return 4 + min(n, LONGEST) / 32
+
+
 SUM = f"(4 + n / 4) u, or 4 u where n is above {LONGEST}, of the sum of"
 EXACT = Bound(_constant(0), "exact")
 ROUNDED = Bound(_constant(0), "correct to its last rounding")
@@ -62,8 +72,12 @@ _CENTRED = {
     "statistics.mean": _STATISTICS["mean"],
     "statistics.inv_std": _STATISTICS["inv_std"],
 }
+PIECES = f"(4 + n / 4) u, n at most {LONGEST}, of the sum of"
+PLANE = f"(4 + n / 32) u, n at most {LONGEST}, of the sum of"
 _BATCH = {
     **{name: bound for name, bound in _CENTRED.items() if "statistics" not in name},
+    "gradients.weight": Bound(lambda n: 24 + _plane(n), f"24 u more than {PLANE} |g| (|xhat| + 1)"),
+    "gradients.bias": Bound(_plane, f"{PLANE} |g|"),
     "outputs": _CENTRED["output"],
     "gradients.inputs": _CENTRED["gradients.input"],
     "replicas.output": _CENTRED["output"],
@@ -100,8 +114,8 @@ BOUNDS: Mapping[str, Mapping[str, Bound]] = {
     "conv": {
         "output": Bound(_sum, f"{SUM} |w x|, and of |b|"),
         "gradients.input": Bound(_sum, f"{SUM} |g w|"),
-        "gradients.weight": Bound(_sum, f"{SUM} |g x|"),
-        "gradients.bias": Bound(_sum, f"{SUM} |g|"),
+        "gradients.weight": Bound(_pieces, f"{PIECES} |g x|"),
+        "gradients.bias": Bound(_pieces, f"{PIECES} |g|"),
     },
 }
 

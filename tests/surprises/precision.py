@@ -156,22 +156,22 @@ ROWS = (
         "Float32 gradients that sum many terms: of a convolution's or a batch norm's bias",
         "Where the incoming gradient is 3.3 everywhere, conv2d's is 0.11 % off over 4x256x256 "
         "positions (with two threads), batch norm's 0.095 % over 1,000,000 values.",
-        "Sums more than 1,024 terms in float64. In shorter ones `explain` advises "
+        "Adds at most 1,024 terms in float32, and what they come to in float64. `explain` advises "
         "`precision-loss` where they cancel.",
         (
             Answers("conv2d", {"input": constant((4, 1, 256, 256), 1), "weight": [[[[0]]]],
                     "bias": [0], "grad_output": constant((4, 1, 256, 256), FLOAT32_3_3)},
                     {"gradients.bias": [FLOAT32_3_3 * 2**18],
-                     "gradients.weight": [[[[FLOAT32_3_3 * 2**18]]]]}),
+                     "gradients.weight": [[[[FLOAT32_3_3 * 2**18]]]]}, within=1),
             Answers("batch_norm1d", {"input": constant((1, 1, 10**6), 1), "training": True,
                     "weight": [1], "bias": [0],
                     "grad_output": constant((1, 1, 10**6), FLOAT32_3_3)},
-                    {"gradients.bias": [FLOAT32_3_3 * 10**6]}, within=0.125),
+                    {"gradients.bias": [FLOAT32_3_3 * 10**6]}, within=4),
             Answers("batch_norm1d", {"input": constant((1, 1, 10**6), 3), "training": False,
                     "running_mean": [1], "running_var": [4], "weight": [1], "bias": [0],
                     "eps": 0, "grad_output": constant((1, 1, 10**6), FLOAT32_3_3)},
                     {"gradients.weight": [FLOAT32_3_3 * 10**6],
-                     "gradients.bias": [FLOAT32_3_3 * 10**6]}, within=0.125),
+                     "gradients.bias": [FLOAT32_3_3 * 10**6]}, within=4),
             Answers("conv1d", {**CANCELS, "compute_dtype": "float64"}, {"output": [[[4]]]}),
             Answers("conv1d", CANCELS, {"output_shape": (1, 1, 1)}, advice="precision-loss"),
         ),
