@@ -62,11 +62,10 @@ class Plan:
     """All that is known of a call before its data: a layer's shape and cost rules at work.
 
     `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
-    `overhead_ns` is what it takes beside them where it works piece by piece; `workspace` counts
-    elements of working memory beyond inputs and outputs, `gradient_workspace` those that gradients
-    take beyond that and the gradients themselves. All are exact or from above:
-    `tests/test_cost.py` measures. The last three are the compute layer's to fill in: what the call
-    takes by that, its gradients included, and how many numbers its answer has.
+    `overhead_ns` is what it takes beside them where it works piece by piece, and `time_factor` by
+    how much both are longer where ties are shared. `workspace` counts elements of working memory
+    beyond inputs and outputs, `gradient_workspace` those that gradients take beyond that and the
+    gradients themselves. All are exact or from above: `tests/test_cost.py` measures.
     """
 
     options: Any
@@ -78,9 +77,7 @@ class Plan:
     operation_ns: float = 2.0
     overhead_ns: float = 0.0
     gradient_workspace: int = 0
-    estimated_ms: float = 0.0
-    estimated_bytes: int = 0
-    answer_numbers: int = 0
+    time_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
         * (math.prod(shape) + numbers)
         * (_overlap(axes) > LONGEST_SUM)
         * (1 + by_hand),
+        time_factor=1 if options.tie == "first" else 2,
         overhead_ns=PART_NS * _parts_count(axes) if options.tie != "first" else 0,
     )
 
