@@ -15,7 +15,7 @@ RESPONSE = "response"
 _NOTHING = object()
 
 
-def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes | memoryview]:
+def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes | memoryview]:  # noqa: ARG001
     """The file in pieces: the header, then each tensor's own memory; `encoding` is JSON's alone."""
     tensors: dict[str, TensorPayload] = {}
     rest = {key: _without_tensors(value, key, tensors) for key, value in answer.items()}
