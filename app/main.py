@@ -48,7 +48,6 @@ def create_app(
     settings = _fitted(settings or load_settings())
     engine = Engine(settings.device, settings.limits)
     count = thread_count(settings.threads, settings.workers)
-    set_threads(1)  # the event loop's: it computes only what is too small to share
     gpu = engine.device.type != "cpu"
     threads = Threads(set_threads, count, gpu=gpu)
     admission = Admission(
