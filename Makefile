@@ -26,7 +26,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m app.server.export --check
+	$(BIN)/python -m tools.openapi --check
 	$(MAKE) test
 
 # The tests of reliability in full, hours; docs/reliability.md has what they measured.
@@ -39,7 +39,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 openapi: install
-	$(BIN)/python -m app.server.export
+	$(BIN)/python -m tools.openapi
 	$(BIN)/python -m tests.surprises
 
 # The same layers in Keras, ONNX and Flax, in an environment of their own.

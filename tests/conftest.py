@@ -9,6 +9,7 @@ import torch
 
 from app.codecs import json as json_codec
 from app.compute import Engine
+from app.compute.runtime import prepare_process
 from app.layers import LAYERS, LayerSpec, compute_model, tensor_fields
 from app.main import create_app
 from app.settings import Settings
@@ -31,8 +32,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def prepared() -> None:
+    """The process as `lamina serve` has it."""
+    prepare_process()
+
+
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+async def client(prepared: None) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(Settings(cors_origins=("https://a.example",))))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         yield http

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from app.api.health import STUCK_S, Readiness
+from app.api.readiness import STUCK_S, Readiness
 from app.errors import BodyTooLarge, DeadlineExceeded, OutputTooLarge, Overloaded
-from app.scheduling import Abandoned, Admission, Claim, Patience, Threads, clock, memory_budget
+from app.scheduling import Abandoned, Admission, Claim, Deadline, Threads, clock, memory_budget
 from app.scheduling.claims import LARGE_TURNS, SMALL_MS
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +33,7 @@ def admission() -> Admission:
 
 
 def claim_of(admission: Admission, left_s: float = 30) -> Claim:
-    return admission.claim(Patience(clock() + left_s))
+    return admission.claim(Deadline(clock() + left_s))
 
 
 def is_empty(admission: Admission) -> bool:
@@ -110,7 +110,7 @@ async def test_bodies_never_wait_for_what_they_hold(admission: Admission) -> Non
     """Whatever comes together, all of it is read without anybody giving up."""
     chance, size = random.Random(1), admission.large.bodies.size
     admission.timeout_s = 60
-    for pool in admission._pools:
+    for pool in admission._budgets:
         pool._max_waiting = 1000
 
     async def request() -> None:
@@ -235,7 +235,7 @@ async def test_a_timer_that_ends_early_tells_which_time_was_over(
     monkeypatch.setattr(asyncio, "wait", early)
     future = asyncio.get_running_loop().create_future()
     with pytest.raises(expected):
-        await Patience(clock() + 30).wait(future, timeout_s)
+        await Deadline(clock() + 30).wait(future, timeout_s)
 
 
 async def test_work_of_a_client_that_left_is_dropped(admission: Admission) -> None:
@@ -243,7 +243,7 @@ async def test_work_of_a_client_that_left_is_dropped(admission: Admission) -> No
     first, second = claim_of(admission), claim_of(admission)
     running = asyncio.create_task(first.compute(LARGE_MS, gate.wait))
     await until(lambda: admission.large.turns.taken == 1)
-    second.patience.watch(left.wait)
+    second.deadline.watch(left.wait)
     queued = asyncio.create_task(second.compute(LARGE_MS, lambda: ran.append(1)))
     await until(lambda: admission.large.turns.taken == 2)
     left.set()

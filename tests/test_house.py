@@ -50,7 +50,7 @@ SPECS = (
 USE = """
 import asyncio, httpx
 from app.main import create_app
-from app.server.export import layer_table
+from tools.openapi import layer_table
 
 async def use():
     transport = httpx.ASGITransport(create_app())
@@ -68,7 +68,9 @@ asyncio.run(use())
 
 
 def test_adding_a_layer_is_one_file_and_one_word(tmp_path: Path) -> None:
-    subprocess.run(["cp", "-r", ROOT / "app", ROOT / "README.md", tmp_path], check=True)
+    subprocess.run(
+        ["cp", "-r", ROOT / "app", ROOT / "tools", ROOT / "README.md", tmp_path], check=True
+    )
     (tmp_path / "app/layers/double.py").write_text(NEW_FAMILY)
     listing = tmp_path / "app/layers/__init__.py"
     text = listing.read_text()

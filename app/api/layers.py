@@ -21,13 +21,13 @@ from app.api.bodies import (
     read_body,
 )
 from app.api.headers import NO_STORE
-from app.api.health import Readiness
-from app.api.metrics import Metrics, Spent
+from app.api.readiness import Readiness
 from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Engine
 from app.errors import LaminaError, UnknownLayer
 from app.layers import LayerSpec, Plan, compute_model, shape_model, tensor_fields
-from app.scheduling import Admission, Claim, Patience, clock
+from app.observability.metrics import Metrics, PhaseTimings
+from app.scheduling import Admission, Claim, Deadline, clock
 
 Header = tuple[bytes, bytes]
 ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
@@ -89,7 +89,7 @@ class LayerService:
         scope: Scope,
         headers: Headers,
         encoding: str,
-        work: Callable[[Claim], Awaitable[Spent]],
+        work: Callable[[Claim], Awaitable[PhaseTimings]],
     ) -> None:
         """Give a request that has come its claim, and note how it ended.
 
@@ -119,7 +119,7 @@ class LayerService:
 
     def _claim(self, scope: Scope, headers: Headers) -> Claim:
         until_s = deadline_s(scope, headers, self.limits["request_timeout_ms"])
-        return self._admission.claim(Patience(until_s))
+        return self._admission.claim(Deadline(until_s))
 
     async def body(
         self,
@@ -146,9 +146,9 @@ class LayerService:
             await claim.take_body(length, need_bytes(length))
             return length
 
-        idle_ms, until_s = self.limits["body_idle_timeout_ms"], claim.patience.deadline_s
+        idle_ms, until_s = self.limits["body_idle_timeout_ms"], claim.deadline.until_s
         body = await read_body(receive, length or most_bytes, idle_ms, until_s, make_room)
-        claim.patience.watch(receive)
+        claim.deadline.watch(receive)
         await claim.take_reading(len(body), need_bytes(len(body)))
         return body
 
@@ -157,7 +157,7 @@ class LayerService:
     ) -> int:
         """Room for a body of unknown length: twice what came, where that is not for others."""
         room = min(2 * come, most_bytes)
-        if not self._admission.alike(need_bytes(come), need_bytes(room)):
+        if not self._admission.same_lane(need_bytes(come), need_bytes(room)):
             room = come
         claim.grow_body(room, need_bytes(room))
         return room
@@ -196,7 +196,9 @@ class Compute:
         work = partial(self._answer, headers=headers, receive=receive, send=send)
         await self._service.serve(scope, headers, encoding, work)
 
-    async def _answer(self, claim: Claim, headers: Headers, receive: Receive, send: Send) -> Spent:
+    async def _answer(
+        self, claim: Claim, headers: Headers, receive: Receive, send: Send
+    ) -> PhaseTimings:
         """Read, plan, compute, print."""
         service = self._service
         reader, answer_type = CODECS[(sent := media_type(headers))], accepted(headers)
@@ -210,20 +212,20 @@ class Compute:
             max_rank=service.limits["max_rank"],
             max_list=service.limits["max_replicas"],
         )
-        fields = await claim.read_or_print(len(body) <= reader.INLINE_BYTES, read)
+        fields = await claim.run_codec(len(body) <= reader.INLINE_BYTES, read)
         call, plan = service.planned(fields)
         decode_ms = claim.lap_ms()
         writer = CODECS[answer_type]
         text_bytes = writer.answer_bytes(plan.answer_numbers, call.dtype)
         result = await service.run(claim, call, plan, text_bytes)
         compute_ms = claim.lap_ms()
-        pieces: Sequence[bytes | memoryview] = await claim.read_or_print(
+        pieces: Sequence[bytes | memoryview] = await claim.run_codec(
             plan.answer_numbers <= writer.INLINE_NUMBERS and not call.explain,
             partial(writer.encode, result, encoding=call.encoding),
         )
         encode_ms = claim.lap_ms()
         claim.end_turn()
-        spent = Spent(claim.queue_ms, decode_ms, compute_ms, encode_ms)
+        spent = PhaseTimings(claim.queue_ms, decode_ms, compute_ms, encode_ms)
         await answer(send, pieces, (b"content-type", answer_type.encode()), spent.header())
         return spent
 
@@ -292,7 +294,7 @@ def build_router(
         until_s = deadline_s(request.scope, headers, limits["request_timeout_ms"])
         idle_ms = limits["body_idle_timeout_ms"]
         body = await read_body(request.receive, most_bytes, idle_ms, until_s)
-        Patience(until_s).check()
+        Deadline(until_s).check()
         fields = CODECS[JSON].decode(body, {}, max_rank=limits["max_rank"], max_list=0)
         call: Any = validated(shape_model(spec), fields)
         text = json.dumps(engine.shape(spec, call))
@@ -303,7 +305,7 @@ def build_router(
     return router
 
 
-class Front:
+class FastPath:
     """A short way to `computes` past `app`, whose middleware and routing take as long as a
     small layer, and to `v2`, which has its own errors; everything else goes to `app`.
     """

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from app.api.accept import accepted
 from app.api.bodies import headers_of
 from app.api.headers import page_headers
-from app.api.health import Readiness
-from app.api.metrics import Metrics
+from app.api.readiness import Readiness
+from app.observability.metrics import Metrics
 
 STATIC = Path(__file__).parent / "static"
 JSON = "application/json"

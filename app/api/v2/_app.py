@@ -14,9 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__
 from app.api.bodies import Headers, headers_of
 from app.api.headers import NO_STORE, NOSNIFF
-from app.api.health import Readiness
 from app.api.layers import LayerService, answer
-from app.api.metrics import Metrics, Spent
 from app.api.problems import (
     STATUS,
     CatchAll,
@@ -25,6 +23,7 @@ from app.api.problems import (
     problem,
     short,
 )
+from app.api.readiness import Readiness
 from app.api.v2._mapping import check_outputs, fields_of, inputs_card, outputs_card, outputs_of
 from app.api.v2._statistics import ENCODING, model_stats
 from app.codecs import JSON, json
@@ -38,6 +37,7 @@ from app.errors import (
     UnknownPath,
     UnsupportedMedia,
 )
+from app.observability.metrics import Metrics, PhaseTimings
 from app.scheduling import Claim
 
 PLATFORM = "pytorch_eager"
@@ -101,7 +101,7 @@ class _Routes:
                 routes.append(Route(route, endpoint, methods=[method]))
         self.router = Router(routes, redirect_slashes=False)
 
-    async def server(self, request: Request) -> Response:
+    async def server(self, _: Request) -> Response:
         return _json({"name": "lamina", "version": __version__, "extensions": EXTENSIONS})
 
     async def health(self, request: Request) -> Response:
@@ -139,7 +139,7 @@ class _Routes:
         name = self._model(request).spec.name
         return _json(model_stats(self._metrics, [name]))
 
-    async def all_statistics(self, request: Request) -> Response:
+    async def all_statistics(self, _: Request) -> Response:
         return _json(model_stats(self._metrics, self._services))
 
     async def infer(self, request: Request) -> ASGIApp:
@@ -165,7 +165,9 @@ class _Inference:
         work = partial(self._answer, headers=headers, receive=receive, send=send)
         await self._service.serve(scope, headers, ENCODING, work)
 
-    async def _answer(self, claim: Claim, headers: Headers, receive: Receive, send: Send) -> Spent:
+    async def _answer(
+        self, claim: Claim, headers: Headers, receive: Receive, send: Send
+    ) -> PhaseTimings:
         """Read, plan, compute, print."""
         service = self._service
         _check_encoding(headers)
@@ -175,7 +177,7 @@ class _Inference:
         claim.lap_ms()  # nobody works while the body comes in
         # A small compressed body may hold a large one.
         small = len(body) <= INLINE_BYTES and b"content-encoding" not in headers
-        inference = await claim.read_or_print(small, partial(self._decoded, body, headers))
+        inference = await claim.run_codec(small, partial(self._decoded, body, headers))
         fields = fields_of(service.spec, service.tensors, inference, service.limits["max_replicas"])
         call, plan = service.planned(fields)
         check_outputs(service.spec, plan, call.dtype, inference)
@@ -186,12 +188,12 @@ class _Inference:
         compute_ms = claim.lap_ms()
         outputs = outputs_of(result, inference)
         small = sum(payload.data.nbytes for payload in outputs.values()) <= INLINE_BYTES
-        pieces, length = await claim.read_or_print(
+        pieces, length = await claim.run_codec(
             small, partial(encode, service.spec.name, inference, outputs)
         )
         encode_ms = claim.lap_ms()
         claim.end_turn()
-        spent = Spent(claim.queue_ms, decode_ms, compute_ms, encode_ms)
+        spent = PhaseTimings(claim.queue_ms, decode_ms, compute_ms, encode_ms)
         media = JSON if length is None else "application/octet-stream"
         extra = () if length is None else ((HEADER_LENGTH, b"%d" % length),)
         await answer(send, pieces, (b"content-type", media.encode()), spent.header(), *extra)

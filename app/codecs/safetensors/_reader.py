@@ -84,7 +84,7 @@ def _payloads(
         raise _broken(f"expected at most {most} tensors; got {len(header)}")
     payloads, ends = {}, []
     for name, entry in header.items():
-        dtype, shape, (start, end) = _entry(name, entry)
+        dtype, shape, (start, end) = _entry(entry)
         if len(shape) > max_rank:
             detail = f"{name[:64]}: expected at most {max_rank} axes; got {len(shape)}"
             raise InvalidRequest.at(name[:64], "too-deep", detail)
@@ -107,7 +107,7 @@ def _payloads(
     return payloads
 
 
-def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+def _entry(entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     """Dtype, shape and offsets of a tensor, of the right types and no more."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end]} if (

@@ -14,7 +14,7 @@ ALIGNMENT = 8
 RESPONSE = "response"
 
 
-def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes | memoryview]:
+def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes | memoryview]:  # noqa: ARG001
     """The file of an answer by dotted names, in pieces: the header, then each tensor's own memory;
     `encoding` is JSON's alone.
     """

@@ -1,6 +1,6 @@
 """Generated files: the OpenAPI document, the README's table of layers, the docs' catalogue.
 
-`python -m app.server.export` writes them; with `--check` it fails where one is stale.
+`python -m tools.openapi` writes them; with `--check` it fails where one is stale.
 """
 
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from app.api.openapi import build_document
 from app.layers import LAYERS
-from app.server.catalogue import catalogue
+from tools.layer_docs import catalogue
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"(<!-- layers -->\n).*?(<!-- /layers -->)", re.DOTALL)
 
 
