@@ -18,7 +18,8 @@ from app.api import openapi, problems, service, v2
 from app.api.cors import CrossOrigin
 from app.api.guard import guarded
 from app.api.headers import WithHeaders
-from app.api.layers import Compute, FastPath, LayerService, build_router
+from app.api.layers import FastPath, build_router, endpoints
+from app.api.pipeline import Pipeline
 from app.api.readiness import Readiness
 from app.codecs import json, safetensors
 from app.compute import Engine
@@ -29,6 +30,7 @@ from app.observability.labels import Labels
 from app.observability.logs import request_logger
 from app.observability.metrics import Metrics
 from app.observability.tracing import UNTRACED, Telemetry
+from app.operations import Context
 from app.scheduling import INLINE_MS, Admission, Threads, memory_budget
 from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
@@ -59,11 +61,9 @@ def create_app(
     )
     readiness = Readiness(lambda: admission.stuck_s)
     metrics = Metrics(lambda: _loads(admission, engine))
-    services = {
-        name: LayerService(spec, engine, admission, metrics, readiness)
-        for name, spec in layers.items()
-    }
-    computes = {name: Compute(service) for name, service in services.items()}
+    context = Context(engine, layers, problems.refusal)
+    pipeline = Pipeline(engine.limits, admission, metrics, readiness)
+    known = endpoints(context, pipeline)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -90,12 +90,12 @@ def create_app(
     problems.install(app, DOCUMENTED if settings.docs else UNDOCUMENTED)
     app.add_middleware(problems.CatchAll)
     app.add_middleware(WithHeaders)
-    app.include_router(build_router(layers, engine, computes))
+    app.include_router(build_router(layers, known))
     app.include_router(service.build_router(_info(settings, engine, count), metrics, readiness))
     if settings.docs:
         app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    protocol = v2.build_router(services, metrics, readiness)
-    fast_path = FastPath(app, computes, v2.build_app(protocol))
+    protocol = v2.build_router(context, pipeline, metrics, readiness)
+    fast_path = FastPath(app, known, v2.build_app(protocol))
     labels = Labels([*app.routes, *protocol.routes], layers)
     keys, rate = settings.read_keys(), settings.max_requests_per_minute
     guard = guarded(fast_path, keys, rate, v2.refusal, metrics.denied)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from app.codecs import json as json_codec
+from app.codecs import nested
 from app.compute import Engine
 from app.compute.runtime import prepare_process
 from app.layers import LAYERS, LayerSpec, compute_model, tensor_fields
@@ -54,7 +55,7 @@ def compute(engine: Engine, spec: LayerSpec | str, body: dict[str, Any]) -> dict
     """The answer's payloads as torch tensors; the body may hold tensors."""
     spec = LAYERS[spec] if isinstance(spec, str) else spec
     call = call_of(spec, body)
-    answer: dict[str, Any] = unwire(engine.run(spec, call, engine.plan(spec, call)))
+    answer: dict[str, Any] = unwire(nested(engine.run(spec, call, engine.plan(spec, call)[0])))
     return answer
 
 

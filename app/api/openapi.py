@@ -1,6 +1,6 @@
 """The OpenAPI document: one typed operation a layer, made from the list of layers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -8,9 +8,11 @@ from pydantic.json_schema import models_json_schema
 
 from app import __version__
 from app.api.guard import OPEN
+from app.api.layers import path_of
 from app.api.problems import MEDIA_TYPE
 from app.codecs import JSON, SAFETENSORS
-from app.layers import LayerSpec, compute_model, shape_model
+from app.layers import LayerSpec
+from app.operations import COMPUTE, LAYER_OPERATIONS, SERVICE_OPERATIONS, Operation
 from app.schemas import answers
 from app.schemas.tensors import ANSWER_FORMAT, TENSOR_FORMAT, TENSOR_SCHEMAS
 
@@ -63,14 +65,13 @@ GETS: dict[str, tuple[str, str, type[BaseModel]]] = {
 def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
     """The whole document, ready to print."""
     models: list[type[BaseModel]] = [
-        answers.LayerAnswer,
-        answers.ShapeAnswer,
+        *(operation.answer for operation in (*LAYER_OPERATIONS, *SERVICE_OPERATIONS)),
         answers.LayerCard,
         answers.Problem,
         *(model for *_, model in GETS.values()),
+        *(op.request(spec) for spec in layers.values() for op in LAYER_OPERATIONS),
+        *(operation.request for operation in SERVICE_OPERATIONS),
     ]
-    for spec in layers.values():
-        models += [compute_model(spec), shape_model(spec)]
     unique = list(dict.fromkeys(models))
     _, definitions = models_json_schema(
         [(model, "validation") for model in unique], ref_template=REFERENCE
@@ -85,10 +86,7 @@ def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
             ],
         }
     }
-    for spec in layers.values():
-        path = f"/v1/layers/{spec.name}"
-        paths[path] = {"post": _compute(spec)}
-        paths[f"{path}/shape"] = {"post": _shape(spec)}
+    paths |= {path: {"post": described} for path, described in _posts(layers)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -168,66 +166,53 @@ def _get(path: str, operation: str, summary: str, model: type[BaseModel]) -> dic
     }
 
 
-def _operation(name: str) -> str:
+def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _compute(spec: LayerSpec) -> dict[str, Any]:
-    timing = {
-        "Server-Timing": {
-            "description": "queue, decode, compute and encode, ms",
-            "schema": {"type": "string"},
-        }
+TIMING = {
+    "Server-Timing": {
+        "description": "queue, decode, compute and encode, ms",
+        "schema": {"type": "string"},
     }
-    return {
-        "operationId": _operation(spec.name),
-        "summary": spec.summary,
-        "tags": [spec.family],
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON: {
-                    "schema": _reference(compute_model(spec)),
-                    "example": dict(spec.example),
+}
+
+
+def _posts(layers: Mapping[str, LayerSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and description of every operation, of every layer and of the service."""
+    for spec in layers.values():
+        for operation in LAYER_OPERATIONS:
+            name = spec.name if operation is COMPUTE else f"{spec.name}_{operation.name}"
+            yield (
+                path_of(operation, spec.name),
+                {
+                    "operationId": _camel(name),
+                    "summary": operation.summary(spec),
+                    "tags": [spec.family],
+                    **_bodies(operation, operation.request(spec), operation.example(spec)),
                 },
-                **BINARY,
+            )
+    for whole in SERVICE_OPERATIONS:
+        yield (
+            path_of(whole, ""),
+            {
+                "operationId": _camel(whole.name),
+                "summary": whole.summary,
+                "tags": ["service"],
+                **_bodies(whole, whole.request, whole.example),
             },
-        },
-        "responses": _responses(answers.LayerAnswer, BODY_ERRORS, timing, binary=True),
-    }
+        )
 
 
-def _shape(spec: LayerSpec) -> dict[str, Any]:
+def _bodies(
+    operation: Operation, request: type[BaseModel], example: Mapping[str, Any]
+) -> dict[str, Any]:
+    content = {JSON: {"schema": _reference(request), "example": dict(example)}}
     return {
-        "operationId": _operation(spec.name + "_shape"),
-        "summary": f"Output shape of {spec.name}, without data",
-        "tags": [spec.family],
         "requestBody": {
             "required": True,
-            "content": {
-                JSON: {
-                    "schema": _reference(shape_model(spec)),
-                    "example": shape_example(spec),
-                }
-            },
+            "content": {**content, **(BINARY if operation.binary else {})},
         },
-        "responses": _responses(answers.ShapeAnswer, BODY_ERRORS),
+        "responses": _responses(operation.answer, BODY_ERRORS, TIMING, binary=operation.binary),
     }
-
-
-def shape_example(spec: LayerSpec) -> dict[str, Any]:
-    """The spec's example as a shape request."""
-    ports = {port.name for port in spec.inputs}
-    example = {name: value for name, value in spec.example.items() if name not in ports}
-    if spec.shape_fields is not None:
-        fields = spec.shape_fields.model_fields.items()
-        example |= {name: field.examples[0] for name, field in fields if field.examples}
-    sent: Any = spec.example[spec.inputs[0].name]
-    if spec.many:
-        return {"input_shapes": list(map(_nested_shape, sent)), **example}
-    return {"input_shape": _nested_shape(sent), **example}
-
-
-def _nested_shape(nested: Any) -> list[int]:
-    return [len(nested), *_nested_shape(nested[0])] if isinstance(nested, list) else []

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from app.layers import LayerSpec, Plan
 from app.schemas.calls import ComputeCall
@@ -83,10 +82,11 @@ def _estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
     factor *= plan.time_factor
     if call.explain:
         factor += EXPLAIN_FACTOR
-    elements: Any = sum(
+    elements = sum(
         elements_as_if(shape) for ports in (plan.inputs, plan.outputs) for shape in ports.values()
     )
     # Gradients go through the working memory again.
     moved_ns = elements * NS_PER_ELEMENT + plan.workspace * NS_PER_WORKING_ELEMENT
     computed_ns = plan.cost * plan.operation_ns + plan.overhead_ns
-    return fixed + factor * (computed_ns + moved_ns) / 1e6
+    spent_ns: float = factor * (computed_ns + moved_ns)
+    return fixed + spent_ns / 1e6

@@ -1,6 +1,6 @@
 """What an operation is: everything that routes, documents and the pipeline derive from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,8 @@ class Task:
     """A request that was read and checked: what it takes, and the work that answers it.
 
     `dtype` is that of the answer's numbers, and `encoding` how they are written as JSON;
-    `is_brief` says that nothing but those numbers is to be written.
+    `is_brief` says that nothing but those numbers is to be written. `outputs` names the tensors
+    that an answer can have, gradients included.
     """
 
     estimate: Estimate
@@ -28,6 +29,7 @@ class Task:
     dtype: str = "float32"
     encoding: str = "nested"
     is_brief: bool = True
+    outputs: Callable[[], Sequence[str]] = tuple
 
 
 class Reader(Protocol):
@@ -58,10 +60,10 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One thing that can be asked: of each layer, or of the service as a whole.
+class LayerOperation:
+    """What can be asked of each layer.
 
-    `request` and `answer` are the models of the bodies, `example` is a request that works,
+    `request` and `answer` are the models of the bodies, `example` is a request that works, and
     `reader` builds what reads requests. `binary` says whether tensors may come and go as bytes;
     `max_body_bytes` bounds a body below the limits of its media type.
     """
@@ -72,6 +74,22 @@ class Operation:
     answer: type[BaseModel]
     example: Callable[[LayerSpec], dict[str, Any]]
     reader: Callable[[Context, LayerSpec], Reader]
-    per_layer: bool = True
     binary: bool = False
     max_body_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOperation:
+    """What can be asked of the service as a whole."""
+
+    name: str
+    summary: str
+    request: type[BaseModel]
+    answer: type[BaseModel]
+    example: Mapping[str, Any]
+    reader: Callable[[Context], Reader]
+    binary: bool = False
+    max_body_bytes: int | None = None
+
+
+Operation = LayerOperation | ServiceOperation

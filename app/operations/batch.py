@@ -1,30 +1,29 @@
 """Many independent requests in one: each is answered as it would be alone, or refused alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from app.codecs import json
 from app.compute import Answer, Estimate
 from app.errors import CostLimit, InvalidRequest, RequestError, UnknownLayer
-from app.layers import LAYERS, LayerSpec
+from app.layers import LAYERS
 from app.operations import layer, shape
-from app.operations._spec import Context, Fields, Operation, Reader, Task
+from app.operations._spec import Context, Fields, Reader, ServiceOperation, Task
 from app.operations._validation import nearest, validated
 from app.schemas.batch import BatchAnswer, BatchCall
 from app.schemas.tensors import DocumentsField, Field
 
 OPERATIONS = {operation.name: operation for operation in (layer.OPERATION, shape.OPERATION)}
 SHAPE_FIELDS = {"input_shape", "input_shapes"}
-ANSWER_BYTES = 1024
-"""What an answer takes beside its numbers."""
+ANSWER_BYTES, ANSWER_MS = 1024, 0.1
+"""What an answer takes beside its numbers, and beside computing them."""
 
 
 class BatchReader:
     """Reads batches: each request by the reader of its own layer and operation."""
 
-    def __init__(self, context: Context, spec: LayerSpec | None = None) -> None:
+    def __init__(self, context: Context) -> None:
         self._limits = context.engine.limits
         self._refusal = context.refusal
         self._layers = tuple(context.layers)
@@ -57,7 +56,7 @@ class BatchReader:
             )
             raise CostLimit(detail)
         return Task(
-            replace(estimate, bytes=estimate.bytes + ANSWER_BYTES * len(read)),
+            estimate + Estimate(ANSWER_MS * len(read), ANSWER_BYTES * len(read)),
             partial(self._answer, read),
             dtype="float64" if any(task.dtype == "float64" for task in tasks) else "float32",
         )
@@ -102,18 +101,13 @@ class BatchReader:
         return {"status": 200, "body": text}
 
 
-def example(spec: LayerSpec) -> dict[str, Any]:
-    """Two requests of two layers."""
-    names = ("max_pool2d", "relu")
-    return {"requests": [{"layer": name, **LAYERS[name].example} for name in names]}
-
-
-OPERATION = Operation(
+OPERATION = ServiceOperation(
     name="batch",
-    summary=lambda spec: "Many independent requests in one",
-    request=lambda spec: BatchCall,
+    summary="Many independent requests in one",
+    request=BatchCall,
     answer=BatchAnswer,
-    example=example,
+    example={
+        "requests": [{"layer": name, **LAYERS[name].example} for name in ("max_pool2d", "relu")]
+    },
     reader=BatchReader,
-    per_layer=False,
 )

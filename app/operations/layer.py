@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from app.layers import LayerSpec, compute_model, tensor_fields
-from app.operations._spec import Context, Fields, Operation, Task
+from app.layers import LayerSpec, Plan, compute_model, tensor_fields
+from app.operations._spec import Context, Fields, LayerOperation, Task
 from app.operations._validation import validated
 from app.schemas.answers import LayerAnswer
 
@@ -27,10 +27,18 @@ class LayerReader:
             dtype=call.dtype,
             encoding=call.encoding,
             is_brief=not call.explain,
+            outputs=partial(_outputs, self._spec, plan),
         )
 
 
-OPERATION = Operation(
+def _outputs(spec: LayerSpec, plan: Plan) -> list[str]:
+    """The tensors of an answer by name, and the gradients that could be asked for."""
+    differentiable = {port.name for port in spec.inputs if port.differentiable}
+    inputs = [name for name in plan.inputs if name.partition(".")[0] in differentiable]
+    return [*plan.outputs, *(f"gradients.{name}" for name in inputs)]
+
+
+OPERATION = LayerOperation(
     name="compute",
     summary=lambda spec: spec.summary,
     request=compute_model,

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.compute import Estimate
 from app.layers import LayerSpec, shape_model
-from app.operations._spec import Context, Fields, Operation, Task
+from app.operations._spec import Context, Fields, LayerOperation, Task
 from app.operations._validation import validated
 from app.schemas.answers import ShapeAnswer
 from app.schemas.tensors import Field
@@ -46,7 +46,7 @@ def _nested_shape(nested: Any) -> list[int]:
     return [len(nested), *_nested_shape(nested[0])] if isinstance(nested, list) else []
 
 
-OPERATION = Operation(
+OPERATION = LayerOperation(
     name="shape",
     summary=lambda spec: f"Output shape of {spec.name}, without data",
     request=shape_model,

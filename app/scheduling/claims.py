@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -285,7 +286,8 @@ class Claim:
             begun[0] = clock()
             return function()
 
-        submitted: Future[T] = thread.submit(job)
+        # What is told of the request, its id, goes with it.
+        submitted: Future[T] = thread.submit(copy_context().run, job)
         self._job = submitted
         result = await self.deadline.wait(_quiet(asyncio.wrap_future(submitted)))
         self.queue_ms += (begun[0] - asked) * 1e3

@@ -62,7 +62,7 @@ def answer(engine: Engine, layer: str, body: bytes) -> bytes:
     spec = LAYERS[layer]
     fields = json_codec.decode(body, tensor_fields(spec), max_rank=8, max_list=64)
     call: Any = compute_model(spec).model_validate(fields)
-    return b"".join(safetensors.encode(engine.run(spec, call, engine.plan(spec, call))))
+    return b"".join(safetensors.encode(engine.run(spec, call, engine.plan(spec, call)[0])))
 
 
 def torch_state() -> dict[str, object]:

@@ -71,9 +71,7 @@ class _Reader:
                     pointer, "duplicate-field", f"{pointer}: given more than once"
                 )
             fields[name] = (
-                self._field(item, tensors.get(name), pointer)
-                if isinstance(item, PROXIES)
-                else item
+                self._field(item, tensors.get(name), pointer) if isinstance(item, PROXIES) else item
             )
         return fields
 
@@ -141,7 +139,7 @@ class _Reader:
                 raise InvalidRequest(f"expected an object; got {json_kind(plain_kind(value))}")
             shown = {name: plain_kind(item) for name, item in members(value)}
             return decode(
-                value.mini,
+                value.mini,  # type: ignore[arg-type]  # bytes, whatever its stub says
                 field.fields_of(shown),
                 max_rank=self._max_rank,
                 max_list=self._max_list,
