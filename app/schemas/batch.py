@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 
 class BatchCall(BaseModel):
@@ -10,18 +10,7 @@ class BatchCall(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    requests: tuple[Any, ...] = Field(
-        json_schema_extra={
-            "items": {
-                "type": "object",
-                "properties": {
-                    "layer": {"type": "string"},
-                    "operation": {"enum": ["compute", "shape"]},
-                },
-                "required": ["layer"],
-            }
-        }
-    )
+    requests: tuple[Any, ...]
     """Each is what would be posted to the layer's own path, and the layer's name as `layer`. One
     with `input_shape`, or with `operation: shape`, asks for the shape alone."""
 
