@@ -25,10 +25,12 @@ FITTED = {"convention", "normalized_shape"}
 
 
 def options_alone(spec: LayerSpec) -> tuple[dict[str, Any], ...]:
-    """What the layer's own cases set beside tensors, where that goes with any shape."""
+    """What the layer's own cases set, where that goes with its family and with any shape."""
     if spec.family == "max_unpool":
         return ({"kernel_size": 2},)  # its indices go with the rest
-    names = {*spec.options.model_fields, "running_mean", "running_var"}
+    family = [other for other in LAYERS.values() if other.family == spec.family]
+    shared = set.intersection(*(set(other.options.model_fields) for other in family))
+    names = shared | {"running_mean", "running_var"}
     found: list[dict[str, Any]] = []
     for case in spec.own_cases or spec.cases[:1]:
         options = {name: value for name, value in case.body.items() if name in names}

@@ -193,8 +193,9 @@ def _example(dims: int) -> dict[str, object]:
 
 
 def _cases(dims: int) -> tuple[Case, ...]:
-    plane, ends = (4,) * dims, (slice(1, None, 2),) * dims
-    where = torch.arange(4**dims).view(1, 1, *plane)[(..., *ends)]
+    plane = (4,) * dims
+    ends: Any = (..., *[slice(1, None, 2)] * dims)
+    where = torch.arange(4**dims).view(1, 1, *plane)[ends]
     several = where.expand(2, 2, *where.shape[2:])
 
     def in_base(index_base: str, storage_order: str = "row") -> dict[str, object]:
