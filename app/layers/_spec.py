@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from app.errors import InvalidRequest
 from app.layers._accuracy import Accuracy
+from app.layers._cases import Case, common_cases
 from app.schemas.answers import Advice, AxisCard, WindowCard
 from app.schemas.options import CONVENTIONS, Convention, LayerOptions
 from app.schemas.tensors import FLOATS, Shape, Shapes
@@ -125,6 +126,8 @@ class LayerSpec:
     A layer of `any_order` gets floats in the memory order they came in, where torch's kernels for
     it are as right, and faster; others get contiguous tensors.
     A layer of `matrix_product` gets its tensors where torch's own memory would begin.
+    `own_cases` are requests that set each of the layer's own options; the first has channels first
+    and a batch axis. `cases` adds those that every layer has.
     """
 
     name: str
@@ -146,6 +149,17 @@ class LayerSpec:
     formula: str = ""
     differences: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)
+    own_cases: tuple[Case, ...] = ()
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Valid requests that cover every option, the example first."""
+        base = self.own_cases[0].body if self.own_cases else self.example
+        mapped = {port.name: port.many for port in self.inputs if port.mapped}
+        if mapped:
+            mapped[self.gradient] = self.many
+        own = (Case("example", self.example), *self.own_cases)
+        return (*own, *common_cases(base, mapped, self.presets))
 
     @property
     def many(self) -> bool:
