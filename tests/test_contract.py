@@ -215,7 +215,7 @@ def check_options_again(engine: Engine, spec: LayerSpec, body: Mapping[str, Any]
 def answer_of(engine: Engine, spec: LayerSpec, body: Mapping[str, Any]) -> dict[str, Any]:
     """The answer in JSON."""
     call = call_of(spec, dict(body))
-    answer = engine.run(spec, call, engine.plan(spec, call))
+    answer = engine.run(spec, call, engine.plan(spec, call)[0])
     fields: dict[str, Any] = json.loads(b"".join(json_codec.encode(answer)))
     return fields
 

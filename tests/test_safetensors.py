@@ -66,7 +66,7 @@ def test_the_golden_answer_is_written_as_it_stands_there() -> None:
 
     ones = {name: torch.ones(3, dtype=dtype) for name, dtype in DTYPES.items()}
     parts = {f"parts.{name}": payload(name, tensor) for name, tensor in ones.items()}
-    answer = {"layer": "any", "parts.text": "\u00fc", **parts,
+    answer: dict[str, object] = {"layer": "any", "parts.text": "\u00fc", **parts,
               "outputs.0": payload("uint8", torch.ones(0, 2, dtype=torch.uint8)),
               "none": None, "empty": {}, "list": [1, 2]}  # fmt: skip
     content = b"".join(codec.encode(answer))
