@@ -93,7 +93,7 @@ def create_app(
     app.include_router(build_router(layers, known))
     app.include_router(service.build_router(_info(settings, engine, count), metrics, readiness))
     if settings.docs:
-        app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
+        app.include_router(service.build_docs(lambda: openapi.build_document(app.routes, layers)))
     protocol = v2.build_router(context, pipeline, metrics, readiness)
     fast_path = FastPath(app, known, v2.build_app(protocol))
     labels = Labels([*app.routes, *protocol.routes], layers)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.api.openapi import build_document
 from app.compute.device import usable_cores
 from app.layers import LAYERS
 from app.settings import PREFIX, Settings, SettingsError, load_settings
+from tools.openapi import document
 
 ROOT = Path(__file__).parents[1]
 NEW_FAMILY = '''
@@ -198,6 +198,6 @@ def test_threads_follow_the_cgroups_quota(tmp_path: Path) -> None:
 
 
 def test_each_layer_is_one_typed_operation() -> None:
-    paths = build_document(LAYERS)["paths"]
+    paths = document()["paths"]
     for name in LAYERS:
         assert {"post"} == paths[f"/v1/layers/{name}"].keys()
