@@ -22,7 +22,7 @@ class _Operators(TorchDispatchMode):
     """Adds up what torch's operators do, those of gradients too."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ns = 0.0
 
     def __torch_dispatch__(
@@ -51,10 +51,10 @@ def _windows_ns(operator: str, args: Sequence[Any], result: Any) -> float:
         output = result[0] if isinstance(result, tuple) else result
         dims = int(operator.partition("pool")[2][0])
         kernel = args[1] if len(args[1]) == dims else args[1] * dims
-        return TAP_NS * float(output.numel()) * math.prod(kernel)
+        return TAP_NS * float(output.numel() * math.prod(kernel))
     if operator == "convolution":
         weight = args[1]
-        return MULTIPLY_ADD_NS * float(result.numel()) * weight[0].numel()
+        return MULTIPLY_ADD_NS * float(result.numel() * weight[0].numel())
     return 0.0
 
 
@@ -74,4 +74,4 @@ def counted_ms(work: Callable[[], object]) -> float:
         work()
     finally:
         sys.setprofile(before)
-    return (operators.ns + PYTHON_CALL_NS * calls) / 1e6
+    return float(operators.ns + PYTHON_CALL_NS * calls) / 1e6

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests._server import serving
+from tests._serving import serving
 
 OPERATING = Path(__file__).parents[1] / "docs/operating.md"
 CANARY = "canary-5f1c2e"

@@ -17,7 +17,7 @@ from app import main
 from app.api import layers
 from app.main import create_app
 from app.settings import Settings
-from tests._server import serving
+from tests._serving import serving
 
 pytestmark = pytest.mark.anyio
 BODY = {"input": [[[1, 2, 3, 4]]], "kernel_size": 2, "grad_output": "ones"}

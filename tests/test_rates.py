@@ -18,7 +18,7 @@ from app.api.rates import Rates
 from app.errors import RateLimited
 from app.main import create_app
 from app.settings import Settings, SettingsError, load_settings
-from tests._server import serving
+from tests._serving import serving
 from tests.test_keys import HEADERS, KEY, OTHER, calling, parts_of
 
 

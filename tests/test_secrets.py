@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests._server import serving
+from tests._serving import serving
 
 KEY, FILE_KEY = "secret-key-7f3a91c2-variable", "secret-key-7f3a91c2-file"
 SECRET = "7f3a91c2"  # of both keys, and of whatever is sent

@@ -5,7 +5,7 @@ import time
 import urllib.request
 
 from app.compute.device import thread_count
-from tests._server import serving
+from tests._serving import serving
 
 BODY = {"inputs": [{"name": "input", "shape": [2], "datatype": "FP32", "data": [-1, 2]}]}
 REQUESTS = 24

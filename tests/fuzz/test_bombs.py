@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests._server import serving
+from tests._serving import serving
 from tests._soak import rounds
 
 MAX_BYTES = 1024

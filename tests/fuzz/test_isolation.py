@@ -22,7 +22,7 @@ from app.errors import RequestError
 from app.layers import LAYERS, compute_model, tensor_fields
 from app.main import create_app
 from app.settings import Settings
-from tests._server import serving
+from tests._serving import serving
 from tests._soak import SOAK, rounds
 from tests.conftest import LIMITS, wire
 from tests.test_contract import OPTIONS, request

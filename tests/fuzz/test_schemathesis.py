@@ -13,7 +13,7 @@ from pathlib import Path
 
 from app.api.openapi import build_document
 from app.layers import LAYERS
-from tests._server import serving
+from tests._serving import serving
 from tests._soak import SOAK, rounds
 
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from tests._load import (
+    PROBLEM,
+    Connections,
+    Sample,
+    arrivals,
+    closed_loop,
+    kinds,
+    open_loop,
+    percentile,
+    run,
+    settled,
+)
+from tests._serving import MIB, Serving, apart
 from tests._soak import SOAK, rounds
-from tests.load._client import PROBLEM, Connections
-from tests.load._open_loop import Sample, arrivals, closed_loop, kinds, open_loop, percentile
 from tests.load._requests import MIX, REQUESTS
-from tests.load._target import MIB, Target, run, target
 
 SECONDS = rounds(2, 30)
 LEVELS = (0.8, 1, 2, 5, 10) if SOAK else (1, 10)
@@ -67,7 +77,7 @@ def level(
     )
 
 
-async def costs(server: Target) -> dict[str, float]:
+async def costs(server: Serving) -> dict[str, float]:
     """What each kind takes of the service's core, ms."""
     found, connections = {}, Connections(server.port)
     for kind, request in REQUESTS.items():
@@ -80,7 +90,7 @@ async def costs(server: Target) -> dict[str, float]:
     return found
 
 
-async def unhurried(server: Target) -> float:
+async def unhurried(server: Serving) -> float:
     """Requests/s of a few clients that wait for their answers, over about 5 s; all are served."""
     order = kinds(MIX, rounds(60, 240), seed=1)
     samples = await closed_loop(server.port, REQUESTS, order, CLIENTS)
@@ -88,7 +98,7 @@ async def unhurried(server: Target) -> float:
     return len(samples) / (max(s.ended_s for s in samples) - min(s.began_s for s in samples))
 
 
-async def climb(server: Target) -> tuple[list[Level], list[Sample], float]:
+async def climb(server: Serving) -> tuple[list[Level], list[Sample], float]:
     """Each level; all samples; the capacity just after the worst, to the one before all."""
     costs_ms = await costs(server)
     capacity = await unhurried(server)
@@ -107,10 +117,10 @@ async def climb(server: Target) -> tuple[list[Level], list[Sample], float]:
 
 
 def test_overload() -> None:
-    with target() as server:
+    with apart() as server:
         before = server.rss_bytes
         levels, samples, recovered = run(lambda: climb(server))
-        gauges = run(server.settled)
+        gauges = run(lambda: settled(server.port))
     print(f"{recovered=:.3f}", file=sys.stderr)
     statuses = Counter(one.answer.status for one in samples)
     assert set(statuses) <= {200, 503}, statuses

@@ -6,12 +6,10 @@ from collections import Counter
 
 import pytest
 
-from tests._probes import Probes
+from tests._load import Answer, Connections, Probes, percentile, run, settled
+from tests._serving import Serving, apart
 from tests._soak import SOAK, rounds
-from tests.load._client import Answer, Connections
-from tests.load._open_loop import percentile
 from tests.load._requests import HEAVY, WINDOWS, request
-from tests.load._target import Target, run, target
 
 PROBES = rounds(30, 600)
 RATE_HZ = 10
@@ -23,7 +21,7 @@ P99_MS, MOST_MS = (50, 300) if SOAK else (2000, 4000)
 """Where the core is shared with other work, the service's own share of it decides."""
 
 
-async def press(server: Target, probes: Probes, pause_s: float) -> Counter[tuple[str, int]]:
+async def press(server: Serving, probes: Probes, pause_s: float) -> Counter[tuple[str, int]]:
     """Keep the service busy until the probes are done; what it answered to what.
 
     Refused clients come back after `pause_s`.
@@ -49,14 +47,14 @@ async def press(server: Target, probes: Probes, pause_s: float) -> Counter[tuple
 @pytest.mark.parametrize("pause_s", PAUSES_S)
 def test_health_under_load(pause_s: float) -> None:
     assert 14 << 20 < len(LARGEST) < 16 << 20
-    with target(MAX_QUEUED_REQUESTS="4", QUEUE_TIMEOUT_MS="30000") as server:
+    with apart(MAX_QUEUED_REQUESTS="4", QUEUE_TIMEOUT_MS="30000") as server:
         before_s, began_s = server.cpu_s, time.perf_counter()
         probes = Probes(server.port, PROBES, RATE_HZ)
         probes.start()
         seen = run(lambda: press(server, probes, pause_s))
         probes.join()
         busy = (server.cpu_s - before_s) / (time.perf_counter() - began_s)
-        gauges = run(server.settled)
+        gauges = run(lambda: settled(server.port))
     p99_ms, most_ms = percentile(probes.took_ms, 0.99), max(probes.took_ms)
     found = f"p50 {percentile(probes.took_ms, 0.5):.1f}, p99 {p99_ms:.1f}, most {most_ms:.1f} ms"
     found += f", {busy:.2f} of a core, {seen}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests._server import Serving, started
+from tests._serving import Serving, started
 from tests.server.stand_in import APP
 
 SHORT = {

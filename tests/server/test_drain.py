@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests._server import Serving, started
+from tests._load import Crowd
+from tests._serving import Serving, started
 from tests._soak import SOAK, rounds
-from tests.server._load import Crowd
-from tests.server._wire import ask, closing, exchange, get, hear, post
+from tests._wire import ask, closing, exchange, get, hear, post
 from tests.server.stand_in import APP
 
 MIB = 1 << 20

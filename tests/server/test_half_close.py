@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests._server import Serving
-from tests.server._wire import Heard, ask, closing, exchange, get, hear, post
+from tests._serving import Serving
+from tests._wire import Heard, ask, closing, exchange, get, hear, post
 from tests.server.test_supervisor import wait_for
 
 KIB = 1 << 10

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests._server import Serving, started
-from tests.server._wire import chunked, closing, exchange, get, post
+from tests._serving import Serving, started
+from tests._wire import chunked, closing, exchange, get, post
 
 DEADLINE_S = 10.0
 MIB = 1 << 20

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from app.server.protocol import Protocol
-from tests._server import Serving, started
+from tests._serving import Serving, started
+from tests._wire import ask, chunked, closing, exchange, get, hear, post
 from tests.server._in_process import Connection
-from tests.server._wire import ask, chunked, closing, exchange, get, hear, post
 from tests.server.stand_in import APP
 
 KIB, MIB = 1 << 10, 1 << 20

@@ -11,11 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests._probes import Probes
-from tests._server import Serving, started
+from tests._load import Probes, percentile
+from tests._serving import Serving, started
 from tests._soak import SOAK, rounds
-from tests.load._open_loop import percentile
-from tests.server._wire import closing, exchange, get
+from tests._wire import closing, exchange, get
 
 DEADLINE_S = 2.0
 RATE_HZ = 40

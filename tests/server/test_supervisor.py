@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from app.server.supervisor import MAX_CRASHES
-from tests._server import Serving, started
+from tests._load import Crowd
+from tests._serving import Serving, started
 from tests._soak import SOAK
-from tests.server._load import Crowd
-from tests.server._wire import ask, closing, exchange, get
+from tests._wire import ask, closing, exchange, get
 from tests.server.stand_in import APP
 
 REPLACED_S = 5.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 
 from app.server.unread import Unread
-from tests._server import started
-from tests.server._wire import closing, exchange
+from tests._serving import started
+from tests._wire import closing, exchange
 
 MIB = 1 << 20
 CLIENTS = 150

@@ -22,8 +22,8 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from app.server.config import ServingConfig
 from app.server.protocol import Protocol
 from app.settings import Settings
+from tests._wire import get
 from tests.server._in_process import Connection, Wire
-from tests.server._wire import get
 
 SIGNATURES = {
     HttpToolsProtocol.__init__: "config server_state app_state _loop",

@@ -4,7 +4,10 @@ import socket
 import time
 from dataclasses import dataclass
 
-from tests._server import Serving
+from tests._serving import Serving
+
+JSON = "Content-Type: application/json"
+LIMIT_S = 60.0
 
 
 @dataclass
@@ -23,7 +26,9 @@ class Heard:
         return [int(line[:3]) for line in lines]
 
 
-def exchange(server: Serving, *pieces: bytes, within_s: float = 10.0, pause_s: float = 0) -> Heard:
+def exchange(
+    server: Serving, *pieces: bytes, within_s: float = LIMIT_S, pause_s: float = 0
+) -> Heard:
     """Sends the pieces, and reads until the server closes the connection."""
     begun = time.perf_counter()
     with server.connect(within_s) as connection:
@@ -40,7 +45,7 @@ def exchange(server: Serving, *pieces: bytes, within_s: float = 10.0, pause_s: f
         return hear(connection, begun, within_s)
 
 
-def hear(connection: socket.socket, begun: float, within_s: float = 10.0) -> Heard:
+def hear(connection: socket.socket, begun: float, within_s: float = LIMIT_S) -> Heard:
     """Reads until the server closes the connection."""
     data = b""
     while True:
@@ -81,7 +86,10 @@ def closing(path: str, *headers: str, method: str = "GET") -> bytes:
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
-    return get(path, f"Content-Length: {len(body)}", *headers, method="POST") + body
+    """With the body's length, unless the headers say how long it is."""
+    framed = any(line.startswith(("Content-Length", "Transfer-Encoding")) for line in headers)
+    length = () if framed else (f"Content-Length: {len(body)}",)
+    return get(path, *length, *headers, method="POST") + body
 
 
 def chunked(path: str, body: bytes) -> bytes:
