@@ -84,6 +84,18 @@ class Serving:
         system = self.system
         return system.num_fds(), system.num_threads()
 
+    def holds(self, connection: socket.socket) -> bool:
+        """Whether the process has the other end of a connection open."""
+        port = connection.getsockname()[1]
+        ends = self.system.net_connections()
+        return any(end.raddr and end.raddr.port == port for end in ends)
+
+    @property
+    def clients(self) -> int:
+        """How many connections it holds."""
+        ends = self.system.net_connections()
+        return sum(end.status == psutil.CONN_ESTABLISHED for end in ends)
+
     def _proc(self, name: str) -> Path:
         return Path(f"/proc/{self.process.pid}/{name}")
 

@@ -45,9 +45,9 @@ def exchange(
         return hear(connection, begun, within_s)
 
 
-def hear(connection: socket.socket, begun: float, within_s: float = LIMIT_S) -> Heard:
+def hear(connection: socket.socket, since: float | None = None, within_s: float = LIMIT_S) -> Heard:
     """Reads until the server closes the connection."""
-    data = b""
+    data, begun = b"", time.perf_counter() if since is None else since
     while True:
         try:
             connection.settimeout(max(0.01, begun + within_s - time.perf_counter()))
@@ -74,6 +74,18 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
         if not piece:
             raise ConnectionError("closed within an answer")
         data += piece
+
+
+def begun(server: Serving, path: str, *headers: str) -> socket.socket:
+    """A connection on which an app has begun with a request: it asked for the body."""
+    connection = server.connect()
+    connection.sendall(post(path, b"1", "Expect: 100-continue", *headers)[:-1])
+    told = b""
+    while not told.endswith(b"\r\n\r\n"):
+        told += connection.recv(1)
+    assert told.startswith(b"HTTP/1.1 100 ")
+    connection.sendall(b"1")
+    return connection
 
 
 def get(path: str, *headers: str, method: str = "GET") -> bytes:

@@ -22,7 +22,7 @@ NUMBER = "1234567.0625"
 
 def exchange(port: int, request: bytes) -> bytes:
     """What comes back on a connection of its own, until the server closes or is silent."""
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", port), 120) as connection:
         connection.sendall(request)
         connection.settimeout(1)
         found = b""
@@ -136,7 +136,7 @@ def test_a_start_that_fails_prints_one_line_without_a_key(
     environment = os.environ | {f"LAMINA_{variable}": value, "LAMINA_DEVICE": "cuda:99"}
     done = subprocess.run(
         [sys.executable, "-m", "app.server.cli", "serve", "--port", "0"],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stdout == ""

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+import pytest
 import torch
 from pydantic import ValidationError
 
@@ -15,10 +16,13 @@ from app.compute import Engine
 from app.errors import RequestError
 from app.layers import LAYERS, LayerSpec, Plan
 from app.schemas.options import CONVENTIONS
-from tests._soak import rounds
+from tests._soak import HANGS_S, rounds
 from tests.conftest import LIMITS, call_of
 
 CASES = rounds(2_000, 10_000)
+MOST_OVER_MS = rounds(2_000, 50)
+"""Processor time, which others on the machine make longer: the short run finds what takes seconds.
+"""
 ODD = [
     0,
     1,
@@ -153,7 +157,7 @@ def run_cases(cases: int, seed: int = 0) -> None:
         try:
             call = call_of(spec, body)
             plan = engine.plan(spec, call)
-            most_ms = 2 * plan.estimated_ms + 50
+            most_ms = 2 * plan.estimated_ms + MOST_OVER_MS
             spent_ms = [_run_ms(engine, spec, call, plan)]
             while min(spent_ms) > most_ms and len(spent_ms) < 4:
                 spent_ms.append(_run_ms(engine, spec, call, plan))
@@ -174,6 +178,8 @@ def _run_ms(engine: Engine, spec: LayerSpec, call: Any, plan: Plan) -> float:
     return (time.process_time() - begun) * 1e3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(HANGS_S)
 def test_no_request_reaches_torch_that_torch_refuses_or_dies_of() -> None:
     child = subprocess.run(
         [
@@ -186,7 +192,7 @@ def test_no_request_reaches_torch_that_torch_refuses_or_dies_of() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=HANGS_S,
     )
     assert child.returncode == 0, child.stdout[-2000:] + child.stderr[-3000:]
     answered, refused = map(int, child.stdout.split())

@@ -158,11 +158,11 @@ async def test_at_once_as_one_by_one_in_process() -> None:
 
 
 def test_at_once_as_one_by_one_over_a_real_server() -> None:
-    with serving() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+    with serving() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
 
         def post(number: int) -> bytes:
             layer, body = BODIES[number]
-            reply = http.post(f"/v1/layers/{layer}", content=body, headers=BINARY, timeout=60)
+            reply = http.post(f"/v1/layers/{layer}", content=body, headers=BINARY)
             assert reply.status_code == 200, reply.text
             return reply.content
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests._load import Answer, ask, run, settled
 from tests._serving import Serving, apart
-from tests._soak import rounds
+from tests._soak import rounds, within_s
 from tests._wire import JSON, get, post
 from tests.load._proxy import STRAIGHT, Way, proxy
 from tests.load._requests import MEDIUM, request
@@ -25,7 +25,7 @@ HELD_MS = 800
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Serving]:
-    with apart() as found:
+    with apart(HEADER_TIMEOUT_MS="120000", BODY_IDLE_TIMEOUT_MS="120000") as found:
         yield found
         assert run(lambda: ask(found.port, get("/livez"))).status == 200
 
@@ -98,7 +98,7 @@ def test_a_client_that_ends_its_side_within_the_request(server: Serving) -> None
 
 
 def test_a_body_that_drips_holds_memory_no_longer_than_a_request_may_take() -> None:
-    """Each byte comes well before the longest pause; the whole would take minutes."""
+    """Each byte comes well before the longest pause; these would take two minutes."""
     with apart(REQUEST_TIMEOUT_MS=str(HELD_MS)) as server:
 
         async def whole() -> tuple[Answer, float]:
@@ -107,7 +107,7 @@ def test_a_body_that_drips_holds_memory_no_longer_than_a_request_may_take() -> N
             writer.write(MEDIUM[:head])
             began_s = time.monotonic()
             answer = asyncio.ensure_future(reader.read(65536))
-            for byte in MEDIUM[head : head + 200]:
+            for byte in MEDIUM[head : head + 2400]:
                 writer.write(bytes([byte]))
                 await asyncio.wait([answer], timeout=0.05)
                 if answer.done():
@@ -120,4 +120,4 @@ def test_a_body_that_drips_holds_memory_no_longer_than_a_request_may_take() -> N
 
         answer, took_s = run(whole)
     assert answer.status in (408, 504)
-    assert took_s < HELD_MS / 1e3 + LIMIT_S
+    assert took_s < HELD_MS / 1e3 + within_s(LIMIT_S)

@@ -61,7 +61,8 @@ def server() -> Iterator[Serving]:
     with apart(
         MAX_JSON_BODY_BYTES=str(CAP_BYTES),
         MAX_BINARY_BODY_BYTES=str(4 * CAP_BYTES),
-        BODY_IDLE_TIMEOUT_MS="400",
+        BODY_IDLE_TIMEOUT_MS="5000",
+        REQUEST_TIMEOUT_MS="600000",
     ) as found:
         yield found
         assert not any(run(lambda: settled(found.port)).values())
@@ -132,7 +133,7 @@ def test_a_body_longer_than_its_length(server: Serving) -> None:
         body = b'{"input":[1]}'
         first = await connection.ask(post(RELU, body + b"}}}\r\n\r\n", JSON, "Content-Length: 13"))
         connection.expect()
-        return first, await asyncio.wait_for(connection.answer(), 5)
+        return first, await asyncio.wait_for(connection.answer(), 60)
 
     first, second = run(twice)
     assert (first.status, second.status) in ((200, 400), (200, 0), (400, 0))

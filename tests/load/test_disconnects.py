@@ -9,14 +9,14 @@ import pytest
 
 from tests._load import Connection, ask, gauges, run, settled
 from tests._serving import Serving, apart
-from tests._soak import SOAK, rounds
+from tests._soak import SOAK, rounds, within_s
 from tests._wire import get
 from tests.load._requests import HEAVY, SMALL, request
 
 NUMBER = rounds(30, 250)
 """Clients that leave at each of the four stages."""
-SETTLE_S = 1 if SOAK else 10
-LONG_WORK = 8
+SETTLE_S = within_s(1)
+LONG_WORK = rounds(16, 8)
 """In pieces of HEAVY."""
 LONG = request(
     "max_pool2d", (LONG_WORK, 1, 128, 128), digits=True, kernel_size=127, stride=1, padding=63
@@ -95,9 +95,8 @@ def test_clients_leave(stage: Stage) -> None:
             left, until = await settled(server.port, SETTLE_S), time.monotonic() + SETTLE_S
             if stage is leave_in_the_queue:
                 assert await shed(server) == NUMBER
-                assert server.cpu_s - before_s < one_s * (3 * LONG_WORK + NUMBER / 3), (
-                    "they were computed"
-                )
+                most_s = one_s * (3 * LONG_WORK + NUMBER / 3)
+                assert not SOAK or server.cpu_s - before_s < most_s, "they were computed"
             while server.handles != handles and time.monotonic() < until:
                 await asyncio.sleep(0.02)
             assert server.handles == handles

@@ -17,8 +17,14 @@ LARGEST = request("relu", (1, 2_280_000))
 """15 MiB of JSON."""
 PAUSES_S = (0.1, 0.01) if SOAK else (0.1,)
 """After how long a refused client comes back."""
-P99_MS, MOST_MS = (50, 300) if SOAK else (2000, 4000)
-"""Where the core is shared with other work, the service's own share of it decides."""
+P99_MS, MOST_MS = 50, 300
+"""On a core of the service's own."""
+
+
+def is_full(seen: Counter[tuple[str, int]]) -> bool:
+    """Whether the queues were full, and every kind of work was done beside that."""
+    refused = seen["heavy", 503] + seen["windows", 503]
+    return bool(refused and seen["heavy", 200] and seen["largest", 200])
 
 
 async def press(server: Serving, probes: Probes, pause_s: float) -> Counter[tuple[str, int]]:
@@ -29,7 +35,7 @@ async def press(server: Serving, probes: Probes, pause_s: float) -> Counter[tupl
     connections, seen = Connections(server.port), Counter[tuple[str, int]]()
 
     async def client(kind: str, work: bytes) -> None:
-        while probes.is_alive():
+        while probes.is_alive() or not is_full(seen):
             answer: Answer = await connections.ask(work)
             seen[kind, answer.status] += 1
             if answer.status != 200:
@@ -59,11 +65,10 @@ def test_health_under_load(pause_s: float) -> None:
     found = f"p50 {percentile(probes.took_ms, 0.5):.1f}, p99 {p99_ms:.1f}, most {most_ms:.1f} ms"
     found += f", {busy:.2f} of a core, {seen}"
     print(found)
-    assert seen["heavy", 200]
-    assert seen["heavy", 503] + seen["windows", 503], "the queues were never full"
-    assert seen["largest", 200]
+    assert is_full(seen)
     assert {status for _, status in seen} == {200, 503}
     assert not probes.missed
-    assert p99_ms <= P99_MS, found
-    assert most_ms <= MOST_MS, found
     assert not any(gauges.values()), gauges
+    if SOAK:
+        assert p99_ms <= P99_MS, found
+        assert most_ms <= MOST_MS, found

@@ -122,7 +122,7 @@ async def quiet(server: Serving) -> tuple[int, int]:
 
 def soak(app: str, number: int) -> Growth:
     chance = random.Random(7)
-    with apart(app=app) as server:
+    with apart(app=app, QUEUE_TIMEOUT_MS="60000") as server:
 
         async def whole() -> Growth:
             await drive(server, WARM_UP, chance)
