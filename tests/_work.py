@@ -75,3 +75,21 @@ def counted_ms(work: Callable[[], object]) -> float:
     finally:
         sys.setprofile(before)
     return float(operators.ns + PYTHON_CALL_NS * calls) / 1e6
+
+
+def counted_lines(work: Callable[[], object]) -> int:
+    """How many lines of Python the work runs through."""
+    lines = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return lines

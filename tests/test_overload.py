@@ -234,7 +234,8 @@ def test_who_only_begins_a_body_holds_nothing(framing: str) -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
     first = b"{" if "Length" in framing else b"1\r\n{\r\n"
     patient = dict.fromkeys(("BODY_IDLE_TIMEOUT_MS", "REQUEST_TIMEOUT_MS"), "600000")
-    settings = {"MEMORY_BUDGET_BYTES": str(256 << 20), "DRAIN_GRACE_MS": "2000", **patient}
+    settings: dict[str, Any] = {"MEMORY_BUDGET_BYTES": str(256 << 20), **patient}
+    settings |= {"DRAIN_GRACE_MS": "2000"}
     with serving(**settings) as port, contextlib.ExitStack() as stack:
         for _ in range(80):
             connection = socket.create_connection(("127.0.0.1", port))
