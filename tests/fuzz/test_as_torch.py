@@ -275,7 +275,8 @@ def check_same(layer: str, case: Case) -> bool:
         if COMPUTED_BY_TORCH.match(layer):
             assert bits(found) == bits(expected), shown
         elif layer != "group_norm" or not one_value_a_group(case.body):
-            torch.testing.assert_close(found, expected, equal_nan=True)
+            # Torch's own float32 is this far off; tests/reference tells how far Lamina is.
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True)
         return True
     if isinstance(found, Exception) and isinstance(expected, Exception):
         return False
