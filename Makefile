@@ -24,7 +24,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m app.server.export --check
+	$(BIN)/python -m tools.openapi --check
 	$(MAKE) test COVER=--cov
 
 # The tests of reliability in full, hours, alone on the machine; docs/reliability.md has what they
@@ -39,7 +39,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 openapi: install
-	$(BIN)/python -m app.server.export
+	$(BIN)/python -m tools.openapi
 	$(BIN)/python -m tests.surprises
 
 # The same layers in Keras, ONNX and Flax, in an environment of their own.

@@ -30,6 +30,9 @@ LaminaError
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MAX_ERRORS = 16
+"""Most wrong fields that one error names."""
+
 
 @dataclass(frozen=True, slots=True)
 class FieldError:

@@ -15,20 +15,22 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import openapi, problems, service, v2
-from app.api.access_log import AccessLog
 from app.api.cors import CrossOrigin
 from app.api.guard import guarded
 from app.api.headers import WithHeaders
-from app.api.health import Readiness
-from app.api.labels import Labels
-from app.api.layers import Compute, Front, LayerService, build_router
-from app.api.logs import request_logger
-from app.api.metrics import Metrics
-from app.api.tracing import UNTRACED, Telemetry
+from app.api.layers import FastPath, build_router, endpoints
+from app.api.pipeline import Pipeline
+from app.api.readiness import Readiness
 from app.codecs import json, safetensors
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
 from app.layers import LAYERS, LayerSpec
+from app.observability.access_log import AccessLog
+from app.observability.labels import Labels
+from app.observability.logs import request_logger
+from app.observability.metrics import Metrics
+from app.observability.tracing import UNTRACED, Telemetry
+from app.operations import Context
 from app.scheduling import INLINE_MS, Admission, Threads, memory_budget
 from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
@@ -48,7 +50,6 @@ def create_app(
     settings = _fitted(settings or load_settings())
     engine = Engine(settings.device, settings.limits)
     count = thread_count(settings.threads, settings.workers)
-    set_threads(1)  # the event loop's: it computes only what is too small to share
     gpu = engine.device.type != "cpu"
     threads = Threads(set_threads, count, gpu=gpu)
     admission = Admission(
@@ -60,14 +61,12 @@ def create_app(
     )
     readiness = Readiness(lambda: admission.stuck_s)
     metrics = Metrics(lambda: _loads(admission, engine))
-    services = {
-        name: LayerService(spec, engine, admission, metrics, readiness)
-        for name, spec in layers.items()
-    }
-    computes = {name: Compute(service) for name, service in services.items()}
+    context = Context(engine, layers, problems.refusal)
+    pipeline = Pipeline(engine.limits, admission, metrics, readiness)
+    known = endpoints(context, pipeline)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         json.warm_up()
         engine.warm_up()
         for executor in (threads.large, threads.small):
@@ -91,15 +90,15 @@ def create_app(
     problems.install(app, DOCUMENTED if settings.docs else UNDOCUMENTED)
     app.add_middleware(problems.CatchAll)
     app.add_middleware(WithHeaders)
-    app.include_router(build_router(layers, engine, computes))
+    app.include_router(build_router(layers, known))
     app.include_router(service.build_router(_info(settings, engine, count), metrics, readiness))
     if settings.docs:
-        app.include_router(service.build_docs(lambda: openapi.build_document(layers)))
-    protocol = v2.build_router(services, metrics, readiness)
-    front = Front(app, computes, v2.build_app(protocol))
+        app.include_router(service.build_docs(lambda: openapi.build_document(app.routes, layers)))
+    protocol = v2.build_router(context, pipeline, metrics, readiness)
+    fast_path = FastPath(app, known, v2.build_app(protocol))
     labels = Labels([*app.routes, *protocol.routes], layers)
     keys, rate = settings.read_keys(), settings.max_requests_per_minute
-    guard = guarded(front, keys, rate, v2.refusal, metrics.denied)
+    guard = guarded(fast_path, keys, rate, v2.refusal, metrics.denied)
     whole: ASGIApp = problems.CatchAll(guard)
     if settings.cors_origins:
         whole = CrossOrigin(whole, settings.cors_origins, credentials=settings.cors_credentials)

@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     """Largest number of axes of a tensor."""
     max_extent: int = Field(4096, ge=1, le=1 << 20)
     """Largest kernel, stride, dilation and padding along one axis, elements."""
+    max_batch_requests: int = Field(256, ge=1, le=4096)
+    """Most requests in a batch."""
     max_replicas: int = Field(64, ge=1, le=4096)
     """Most tensors in a list of inputs."""
     request_timeout_ms: int = Field(30_000, ge=1, le=DAY_MS)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from app.codecs import json as json_codec
+from app.codecs import nested
 from app.compute import Engine
+from app.compute.runtime import prepare_process
 from app.layers import LAYERS, LayerSpec, compute_model, tensor_fields
 from app.main import create_app
 from app.settings import Settings
@@ -36,8 +38,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def prepared() -> None:
+    """The process as `lamina serve` has it."""
+    prepare_process()
+
+
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+async def client(prepared: None) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(Settings(cors_origins=("https://a.example",))))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         yield http
@@ -52,7 +60,7 @@ def compute(engine: Engine, spec: LayerSpec | str, body: dict[str, Any]) -> dict
     """The answer's payloads as torch tensors; the body may hold tensors."""
     spec = LAYERS[spec] if isinstance(spec, str) else spec
     call = call_of(spec, body)
-    answer: dict[str, Any] = unwire(engine.run(spec, call, engine.plan(spec, call)))
+    answer: dict[str, Any] = unwire(nested(engine.run(spec, call, engine.plan(spec, call)[0])))
     return answer
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from app.api.health import STUCK_S, Readiness
+from app.api.readiness import STUCK_S, Readiness
 from app.errors import BodyTooLarge, DeadlineExceeded, OutputTooLarge, Overloaded
 from app.scheduling import (
     Abandoned,
     Admission,
     Claim,
-    Patience,
+    Deadline,
     Threads,
     claims,
     clock,
@@ -42,7 +42,7 @@ def admission() -> Admission:
 
 
 def claim_of(admission: Admission, left_s: float = 120) -> Claim:
-    return admission.claim(Patience(clock() + left_s))
+    return admission.claim(Deadline(clock() + left_s))
 
 
 def is_empty(admission: Admission) -> bool:
@@ -116,7 +116,7 @@ async def test_a_body_that_is_there_waits_for_no_body_that_is_not(admission: Adm
 async def test_bodies_never_wait_for_what_they_hold(admission: Admission) -> None:
     """Whatever comes together, all of it is read without anybody giving up."""
     chance, size = random.Random(1), admission.large.bodies.size
-    for pool in admission._pools:
+    for pool in admission._budgets:
         pool._max_waiting = 1000
 
     async def request() -> None:
@@ -219,7 +219,7 @@ async def test_the_deadline_answers_at_once_and_holds_until_the_thread_is_done(
     gate = threading.Event()
     claim = claim_of(admission)
     await claim.take_result(1000)
-    claim.patience.deadline_s = clock() + 0.05
+    claim.deadline.until_s = clock() + 0.05
     with pytest.raises(DeadlineExceeded):
         await claim.compute(LARGE_MS, gate.wait)
     claim.close()
@@ -242,7 +242,7 @@ async def test_a_timer_that_ends_early_tells_which_time_was_over(
     monkeypatch.setattr(asyncio, "wait", early)
     future = asyncio.get_running_loop().create_future()
     with pytest.raises(expected):
-        await Patience(clock() + 30).wait(future, timeout_s)
+        await Deadline(clock() + 30).wait(future, timeout_s)
 
 
 async def test_work_of_a_client_that_left_is_dropped(admission: Admission) -> None:
@@ -250,7 +250,7 @@ async def test_work_of_a_client_that_left_is_dropped(admission: Admission) -> No
     first, second = claim_of(admission), claim_of(admission)
     running = asyncio.create_task(first.compute(LARGE_MS, gate.wait))
     await until(lambda: admission.large.turns.taken == 1)
-    second.patience.watch(left.wait)
+    second.deadline.watch(left.wait)
     queued = asyncio.create_task(second.compute(LARGE_MS, lambda: ran.append(1)))
     await until(lambda: admission.large.turns.taken == 2)
     left.set()

@@ -10,7 +10,7 @@ import pytest
 from app import errors
 from app.api import problems
 from app.layers import LAYERS
-from app.server.export import ROOT, generated
+from tools.openapi import ROOT, generated
 
 pytestmark = pytest.mark.anyio
 POOL = "/v1/layers/max_pool2d"

@@ -2,103 +2,65 @@
 
 import dataclasses
 import itertools
-import math
+import json
 import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from app.codecs import json as json_codec
 from app.compute import Engine
 from app.errors import InvalidRequest
-from app.layers import LAYERS, LayerSpec, Plan, Tensors, build_registry, shape_model
+from app.layers import FAMILIES, LAYERS, LayerSpec, Plan, Tensors, build_registry, shape_model
 from app.schemas.tensors import DTYPES, TensorPayload
 from tests.conftest import call_of, compute
 
-RUNNING: dict[str, Any] = {"running_mean": [0.5, -1], "running_var": [2, 0.5]}
-OPTIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
-    "max_pool": (
-        {"kernel_size": 2},
-        {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
-        {"kernel_size": 2, "stride": 1, "padding": "same_upper", "dilation": 2},
-        {"kernel_size": 2, "stride": 1, "padding": "same_lower", "tie": "split"},
-    ),
-    "avg_pool": (
-        {"kernel_size": 2},
-        {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
-        {"kernel_size": 2, "stride": 1, "padding": "same_upper", "dilation": 2},
-        {"kernel_size": 2, "divisor_override": 3},
-    ),
-    "lp_pool": (
-        {"kernel_size": 2},
-        {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True, "norm_type": 3},
-        {"kernel_size": 2, "padding": "same_upper", "dilation": 2, "norm_type": 1.5},
-        {"kernel_size": 2, "stride": 3, "ceil_mode": True, "lp_abs": True, "lp_partial": "sum"},
-    ),
-    "adaptive_pool": ({"output_size": 2}, {"output_size": 5}, {"output_size": None}),
-    "global_pool": ({}, {"keepdims": False}),
-    "max_unpool": (
-        {"kernel_size": 2},
-        {"kernel_size": 2, "index_base": "tf"},
-        {"kernel_size": 2, "index_base": "onnx", "storage_order": "column"},
-    ),
-    "batch_norm": ({"training": True, **RUNNING}, {"training": False, **RUNNING}),
-    "sync_batch_norm": ({"training": True, **RUNNING}, {"training": False, **RUNNING}),
-    "group_norm": ({}, {"eps": 0.5}),
-    "layer_norm": ({"axis": -1}, {"axis": 1, "eps": 0.5}),
-    "conv": (
-        {},
-        {"stride": 2, "padding": 1},
-        {"padding": "same_upper", "dilation": 2},
-        {"padding": [[2, 1]], "groups": 2},
-    ),
-    "relu": ({},),
-}
+pytestmark = pytest.mark.usefixtures("one_thread")
+SAMPLES = 5
+"""How many elements of a gradient are held against differences."""
+FITTED = {"convention", "normalized_shape"}
+"""Options that go with the shapes or the layout of their own case."""
 
 
-def numbers(*shape: int) -> torch.Tensor:
-    """Positive float64 numbers without ties."""
-    generator = torch.Generator().manual_seed(7)
-    return (1 + torch.randperm(math.prod(shape), generator=generator).view(shape).double()) / 7
-
-
-def request(spec: LayerSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A body in float64 with every tensor that the layer needs."""
-    port = spec.inputs[0]
-    rank = [rank for rank in port.ranks if rank <= 5][-1]
-    shape = (2, 2, 5, 4, 3)[:rank]
-    body: dict[str, Any] = {"dtype": "float64", **options}
-    if spec.many:
-        return {**body, "inputs": [numbers(*shape), numbers(1, *shape[1:]).square()]}
-    body["input"] = numbers(*shape)
-    if spec.family == "conv":
-        body["weight"] = numbers(4, 2 // options.get("groups", 1), *[2] * (rank - 2)).sin()
-    if spec.name == "group_norm":
-        body["num_groups"] = 2
+def options_alone(spec: LayerSpec) -> tuple[dict[str, Any], ...]:
+    """What the layer's own cases set, where that goes with its family and with any shape."""
     if spec.family == "max_unpool":
-        pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 3]
-        planes = [n // 2 * 2 for n in shape[2:]]
-        body["input"], body["indices"] = pool(numbers(2, 2, *planes), 2, return_indices=True)
-        body["indices"] = in_base(body["indices"], planes, options.get("index_base", "plane"))
-    return body
+        return ({"kernel_size": 2},)  # its indices go with the rest
+    family = [other for other in LAYERS.values() if other.family == spec.family]
+    shared = set.intersection(*(set(other.options.model_fields) for other in family))
+    names = shared | {"running_mean", "running_var"}
+    found: list[dict[str, Any]] = []
+    for case in spec.own_cases or spec.cases[:1]:
+        options = {name: value for name, value in case.body.items() if name in names}
+        if options not in found and not any(options.get(name) for name in FITTED):
+            found.append(options)
+    return tuple(found)
 
 
-def in_base(indices: torch.Tensor, planes: list[int], base: str) -> torch.Tensor:
-    """Plane indices of two samples and channels, counted otherwise; onnx in column order."""
-    numbered = indices.clone()
-    for place in itertools.product(*map(range, indices.shape)):
-        index = np.unravel_index(int(indices[place]), planes)
-        sample, channel = place[:2]
-        if base == "tf":
-            numbered[place] = int(indices[place]) * 2 + channel
-        elif base == "onnx":
-            column = int(np.ravel_multi_index(index, planes, order="F"))
-            numbered[place] = (sample * 2 + channel) * math.prod(planes) + column
-    return numbered
+OPTIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    spec.family: options_alone(spec) for spec in reversed(list(LAYERS.values()))
+}
+"""Options of each family, from its first layer, which go with tensors of other sizes."""
+
+
+def body_of(spec: LayerSpec, name: str) -> dict[str, Any]:
+    """The case of that name, in float64."""
+    return in_float64(spec, next(case.body for case in spec.cases if case.name == name))
+
+
+def in_float64(spec: LayerSpec, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with torch tensors, without its gradient."""
+    sent = {**body, "dtype": "float64"}
+    sent.pop(spec.gradient, None)
+    for port in spec.inputs:
+        if port.name in sent:
+            dtype = getattr(torch, port.dtype or "float64")
+            values = sent[port.name]
+            tensors = [torch.tensor(v, dtype=dtype) for v in (values if port.many else [values])]
+            sent[port.name] = tensors if port.many else tensors[0]
+    return sent
 
 
 def results(spec: LayerSpec, answer: dict[str, Any]) -> list[torch.Tensor]:
@@ -107,9 +69,8 @@ def results(spec: LayerSpec, answer: dict[str, Any]) -> list[torch.Tensor]:
     return result if spec.many else [result]
 
 
-def check_contract(engine: Engine, spec: LayerSpec, options: dict[str, Any]) -> None:
+def check_contract(engine: Engine, spec: LayerSpec, body: dict[str, Any]) -> None:
     """Shape rule, dtype, gradients by finite differences, layout."""
-    body = request(spec, options)
     outputs = results(spec, compute(engine, spec, body))
     grads = [
         torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -122,7 +83,8 @@ def check_contract(engine: Engine, spec: LayerSpec, options: dict[str, Any]) -> 
     assert gradients.keys() == {port.name for port in spec.inputs if port.differentiable}
     for name, gradient in gradients.items():
         _check_gradient(engine, spec, body, grads, name, gradient)
-    _check_layout(engine, spec, sent, outputs, gradients)
+    if not body.keys() & {"convention", "layout", "batched"}:
+        _check_layout(engine, spec, sent, outputs, gradients)
 
 
 def _check_layout(
@@ -154,7 +116,7 @@ def _moved(value: Any, source: int, target: int) -> Any:
 def _check_shape_rule(
     engine: Engine, spec: LayerSpec, body: dict[str, Any], outputs: list[torch.Tensor]
 ) -> None:
-    ports = {port.name for port in spec.inputs} | {"dtype"}
+    ports = {port.name for port in spec.inputs} | {"dtype", "explain"}
     fields = {name: value for name, value in body.items() if name not in ports}
     if spec.many:
         fields["input_shapes"] = [x.shape for x in body["inputs"]]
@@ -168,7 +130,9 @@ def _check_shape_rule(
     assert answer["output_shapes" if spec.many else "output_shape"] == (
         real if spec.many else real[0]
     ), "the shape rule is the real shape"
-    assert answer["conventions"]["torch"] == (real if spec.many else real[0])
+    assert answer["conventions"][body.get("convention", "torch")] == (
+        real if spec.many else real[0]
+    )
     elements = sum(output.numel() for output in outputs)
     assert answer["output_elements"] == elements
     assert answer["multiply_adds"] >= elements, "the cost covers each element"
@@ -182,14 +146,14 @@ def _check_gradient(
     name: str,
     actual: Any,
 ) -> None:
-    """Twelve elements of one input's gradient against central differences."""
+    """Some elements of one input's gradient against central differences."""
     leaves = actual if isinstance(actual, list) else [actual]
     for number, gradient in enumerate(leaves):
         filled = torch.ones_like if name == "weight" else torch.zeros_like
         value: Any = body.get(name, filled(gradient))
         x, step = (value[number] if spec.many and name == "inputs" else value), 1e-4
         indices = list(itertools.product(*map(range, x.shape)))
-        for index in random.Random(0).sample(indices, min(12, len(indices))):
+        for index in random.Random(0).sample(indices, min(SAMPLES, len(indices))):
             losses = []
             for sign in (1, -1):
                 moved = x.clone()
@@ -205,8 +169,55 @@ def _check_gradient(
 
 @pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS)
 def test_every_layer_keeps_the_contract(engine: Engine, spec: LayerSpec) -> None:
-    for options in OPTIONS[spec.family]:
-        check_contract(engine, spec, options)
+    for case in spec.own_cases or spec.cases:
+        check_contract(engine, spec, in_float64(spec, case.body))
+
+
+@pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS)
+def test_the_cases_cover_every_option(spec: LayerSpec) -> None:
+    assert not uncovered(spec)
+    names = [case.name for case in spec.cases]
+    assert len(set(names)) == len(names)
+
+
+def uncovered(spec: LayerSpec) -> list[str]:
+    """Options that no case sets, and values of theirs that could be listed and that none has."""
+    found = []
+    told = spec.options.model_json_schema()["properties"]
+    for name in spec.options.model_fields:
+        values = [case.body[name] for case in spec.cases if name in case.body]
+        found += [name] * (not values)
+        found += [f"{name} {value}" for value in listed(told[name]) if value not in values]
+    return found
+
+
+def listed(schema: Mapping[str, Any]) -> list[Any]:
+    """The values of an option that its JSON schema lists: words, flags, null."""
+    kinds = [schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    if len(kinds) > 1:
+        return [value for kind in kinds[1:] for value in listed(kind)]
+    types: dict[str, list[Any]] = {"boolean": [True, False], "null": [None]}
+    return list(schema.get("enum", types.get(schema.get("type", ""), ())))
+
+
+@pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS)
+def test_answered_options_sent_back_give_the_same_answer(engine: Engine, spec: LayerSpec) -> None:
+    for case in spec.cases:
+        check_options_again(engine, spec, case.body)
+
+
+def check_options_again(engine: Engine, spec: LayerSpec, body: Mapping[str, Any]) -> None:
+    """An answer says which options were used, in the form that a request takes."""
+    first = answer_of(engine, spec, body)
+    assert answer_of(engine, spec, {**body, **first["options"]}) == first
+
+
+def answer_of(engine: Engine, spec: LayerSpec, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer in JSON."""
+    call = call_of(spec, dict(body))
+    answer = engine.run(spec, call, engine.plan(spec, call)[0])
+    fields: dict[str, Any] = json.loads(b"".join(json_codec.encode(answer)))
+    return fields
 
 
 @pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS)
@@ -221,11 +232,11 @@ def test_every_example_works(engine: Engine, spec: LayerSpec) -> None:
 
 @pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS)
 def test_every_dtype_is_kept(engine: Engine, spec: LayerSpec) -> None:
-    body = request(spec, OPTIONS[spec.family][0])
+    body = body_of(spec, "channels_first")
     for dtype in spec.dtypes:
         sent = dict(body)
         if not DTYPES[dtype].is_float:
-            sent["input"] = body["input"].clamp(max=9).long()
+            sent["input"] = body["input"].abs().long()
         for output in results(spec, compute(engine, spec, {**sent, "dtype": dtype})):
             assert output.dtype == getattr(torch, dtype)
 
@@ -234,9 +245,7 @@ def test_every_dtype_is_kept(engine: Engine, spec: LayerSpec) -> None:
 def test_one_sample_without_its_batch_axis(engine: Engine, spec: LayerSpec) -> None:
     if not spec.inputs[0].mapped:
         return
-    body = request(spec, OPTIONS[spec.family][1 if "norm" in spec.family else 0])
-    if spec.family == "group_norm":
-        body = request(spec, {})
+    body = body_of(spec, "channels_first")
     mapped = {port.name for port in spec.inputs if port.mapped}
     one = {
         name: _first(value, keep=True) if name in mapped else value for name, value in body.items()
@@ -259,9 +268,9 @@ def _first(value: Any, *, keep: bool) -> Any:
 
 @pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS)
 def test_nothing_sent_is_changed(engine: Engine, spec: LayerSpec) -> None:
-    for options in OPTIONS[spec.family]:
-        call = call_of(spec, request(spec, options) | {spec.gradient: "ones"})
-        plan, before = engine.plan(spec, call), elements(call)
+    for case in spec.cases:
+        call = call_of(spec, dict(case.body))
+        (plan, _), before = engine.plan(spec, call), elements(call)
         first, again = (engine.run(spec, call, plan) for _ in range(2))
         assert elements(call) == before
         assert json_codec.encode(first) == json_codec.encode(again)
@@ -293,11 +302,34 @@ def _wrong_shape(tensors: Tensors, plan: Plan) -> Tensors:
 def test_a_planted_fault_fails_the_contract(engine: Engine, fault: Any) -> None:
     wrong = dataclasses.replace(LAYERS["avg_pool2d"], name="wrong", run=fault)
     with pytest.raises(AssertionError):
-        check_contract(engine, wrong, {"kernel_size": 2})
+        check_contract(engine, wrong, body_of(wrong, "plain"))
+
+
+def test_an_option_left_out_of_the_cases_is_found() -> None:
+    conv = LAYERS["conv2d"]
+    few = tuple(case for case in conv.own_cases if "groups" not in case.body)
+    assert uncovered(dataclasses.replace(conv, own_cases=few)) == ["padding same", "groups"]
+    assert "keepdims False" in uncovered(
+        dataclasses.replace(LAYERS["global_max_pool"], own_cases=())
+    )
+
+
+def test_options_answered_wrongly_are_found(engine: Engine) -> None:
+    relu, pool = LAYERS["relu"], LAYERS["max_pool2d"]
+
+    def forgetful(shapes: Any, options: Any) -> Plan:
+        right = pool.plan(shapes, options)
+        return dataclasses.replace(right, options=right.options.model_copy(update={"padding": 0}))
+
+    wrong = dataclasses.replace(pool, plan=forgetful)
+    body = {**pool.cases[0].body, "stride": 1, "padding": 1}
+    check_options_again(engine, relu, relu.cases[0].body)
+    with pytest.raises(AssertionError):
+        check_options_again(engine, wrong, body)
 
 
 def test_nothing_escapes_the_walk() -> None:
-    assert {spec.family for spec in LAYERS.values()} == set(OPTIONS)
+    assert {spec for family in FAMILIES for spec in family.SPECS} == set(LAYERS.values())
     with pytest.raises(ValueError, match="two layers"):
         build_registry([LAYERS["max_pool1d"], LAYERS["max_pool1d"]])
 

@@ -14,10 +14,10 @@ from app import errors
 from app.api.problems import KINDS, STATUS, CatchAll
 from app.layers import LAYERS
 from app.main import create_app
-from app.server.export import ROOT
 from app.settings import Settings
 from tests._faults import BODY, CANARY, FAULTS, NUMBER, ORIGIN, app
 from tests.test_keys import KEY, calling
+from tools.openapi import ROOT
 
 pytestmark = pytest.mark.anyio
 RELU, POOL = "/v1/layers/relu", "/v1/layers/max_pool2d"

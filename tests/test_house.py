@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.api.openapi import build_document
 from app.compute.device import usable_cores
 from app.layers import LAYERS
 from app.settings import PREFIX, Settings, SettingsError, load_settings
+from tools.openapi import document
 
 ROOT = Path(__file__).parents[1]
 NEW_FAMILY = '''
@@ -43,6 +43,8 @@ SPECS = (
         plan=plan,
         run=run,
         accuracy={"output": "exact", "gradients.input": "exact"},
+        formula="y = 2 * x",
+        differences=("No framework has it.",),
         example={"input": [[[1, 2]]]},
     ),
 )
@@ -50,7 +52,7 @@ SPECS = (
 USE = """
 import asyncio, httpx
 from app.main import create_app
-from app.server.export import layer_table
+from tools.openapi import layer_table
 
 async def use():
     transport = httpx.ASGITransport(create_app())
@@ -67,17 +69,47 @@ asyncio.run(use())
 """
 
 
-def test_adding_a_layer_is_one_file_and_one_word(tmp_path: Path) -> None:
-    subprocess.run(["cp", "-r", ROOT / "app", ROOT / "README.md", tmp_path], check=True)
+MEASURED = '    "double": ("double", {"input": (1, 1, 8 * MIB)}, {}),\n'
+"""The row that a new family has in `tests/test_memory.py`."""
+CHECKS = (
+    "tests/test_contract.py",
+    "tests/test_cost.py::test_the_cost_rule_bounds_the_time",
+    "tests/test_memory.py::test_every_family_is_measured",
+)
+"""What looks at the new layer; the reference in `tests/reference` is the part left out here."""
+
+
+def test_adding_a_layer_is_one_file_one_word_and_one_row(tmp_path: Path) -> None:
+    for name in ("app", "tools", "tests", "docs", "openapi", "README.md", "pyproject.toml"):
+        subprocess.run(["cp", "-r", ROOT / name, tmp_path], check=True)
     (tmp_path / "app/layers/double.py").write_text(NEW_FAMILY)
-    listing = tmp_path / "app/layers/__init__.py"
-    text = listing.read_text()
-    text = text.replace("    conv,\n", "    conv,\n    double,\n", 1)
-    listing.write_text(text.replace("FAMILIES = (\n", "FAMILIES = (\n    double,\n", 1))
+    insert(tmp_path / "app/layers/__init__.py", "    conv,\n", "    double,\n")
+    insert(tmp_path / "app/layers/__init__.py", "FAMILIES = (\n", "    double,\n")
+    insert(tmp_path / "tests/test_memory.py", "dict[str, Any]]] = {\n", MEASURED)
+    python(tmp_path, "-c", USE)
+    python(tmp_path, "-m", "tools.openapi")
+    assert "`double`" in (tmp_path / "docs/layers.md").read_text()
+    selected = ("-vv", "-p", "no:cacheprovider", "-k", "double or measured or escapes")
+    done = python(tmp_path, "-m", "pytest", *selected, *CHECKS)
+    for check in CHECKS:
+        assert f"{check.partition('::')[0]}::" in done
+    assert "[double]" in done
+
+
+def insert(file: Path, behind: str, line: str) -> None:
+    """Put a line behind the first place of another."""
+    before, found, after = file.read_text().partition(behind)
+    assert found, behind
+    file.write_text(before + found + line + after)
+
+
+def python(folder: Path, *arguments: str) -> str:
+    """What a Python process prints in this folder."""
     done = subprocess.run(
-        [sys.executable, "-c", USE], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_the_page_on_adding_a_layer_is_shorter_than_a_screen() -> None:
@@ -166,6 +198,6 @@ def test_threads_follow_the_cgroups_quota(tmp_path: Path) -> None:
 
 
 def test_each_layer_is_one_typed_operation() -> None:
-    paths = build_document(LAYERS)["paths"]
+    paths = document()["paths"]
     for name in LAYERS:
         assert {"post"} == paths[f"/v1/layers/{name}"].keys()

@@ -18,13 +18,13 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from app.api import access_log
-from app.api.access_log import AccessLog
-from app.api.labels import Labels
-from app.api.log_stream import MAX_KEPT_BYTES, LogStream
-from app.api.logs import JSONFormatter
 from app.layers import LAYERS
 from app.main import create_app
+from app.observability import access_log
+from app.observability.access_log import AccessLog
+from app.observability.labels import Labels
+from app.observability.log_stream import MAX_KEPT_BYTES, LogStream
+from app.observability.logs import JSONFormatter
 from app.settings import Settings
 
 CANARY = "canary-5f1c2e"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from app import main
-from app.api import layers
+from app.api.pipeline import send_answer
 from app.main import create_app
 from app.settings import Settings
 from tests._serving import serving, wait_for
@@ -300,7 +300,7 @@ async def test_answers_leave_in_pieces_of_a_mebibyte(length: int) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await layers.answer(send, [b"head", memoryview(whole)[:length], b"tail"])
+    await send_answer(send, [b"head", memoryview(whole)[:length], b"tail"], ())
     bodies = [message["body"] for message in sent[1:]]
     assert b"".join(bodies) == b"head" + whole[:length] + b"tail"
     assert max(map(len, bodies)) <= 1 << 20

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from app.api.clients import address_of, network_of
 from app.api.guard import Guard
-from app.api.labels import PROBES
-from app.api.layers import Front
+from app.api.layers import FastPath
 from app.api.problems import headers_of_error
 from app.api.rates import Rates
 from app.errors import RateLimited
 from app.main import create_app
+from app.observability.clients import address_of, network_of
+from app.observability.labels import PROBES
 from app.settings import Settings, SettingsError, load_settings
 from tests._serving import serving
 from tests._soak import MEASURES
@@ -202,8 +202,8 @@ def test_without_keys_and_rates_nothing_stands_in_the_way() -> None:
     def kinds(app: Any) -> set[type]:
         return {type(part) for part in parts_of(app)}
 
-    assert {Guard, Front} <= kinds(limited(1))
-    assert {Guard, Front} & kinds(create_app(Settings())) == {Front}
+    assert {Guard, FastPath} <= kinds(limited(1))
+    assert {Guard, FastPath} & kinds(create_app(Settings())) == {FastPath}
 
 
 FORWARDED = ("198.51.100.1", "198.51.100.2", "198.51.100.3")

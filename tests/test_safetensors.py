@@ -65,9 +65,9 @@ def test_the_golden_answer_is_written_as_it_stands_there() -> None:
         return TensorPayload(dtype, tuple(tensor.shape), memoryview(bits(tensor)[2]))
 
     ones = {name: torch.ones(3, dtype=dtype) for name, dtype in DTYPES.items()}
-    parts = {name: payload(name, tensor) for name, tensor in ones.items()}
-    outputs = [payload("uint8", torch.ones(0, 2, dtype=torch.uint8))]
-    answer = {"layer": "any", "parts": {"text": "\u00fc", **parts}, "outputs": outputs,
+    parts = {f"parts.{name}": payload(name, tensor) for name, tensor in ones.items()}
+    answer: dict[str, object] = {"layer": "any", "parts.text": "\u00fc", **parts,
+              "outputs.0": payload("uint8", torch.ones(0, 2, dtype=torch.uint8)),
               "none": None, "empty": {}, "list": [1, 2]}  # fmt: skip
     content = b"".join(codec.encode(answer))
     assert content == golden.FILES["answer"]
@@ -257,7 +257,7 @@ def test_files_of_the_library_are_read_and_ours_are_read_by_it(data: Any) -> Non
     fields = codec.decode(content, {"input": TensorField()}, max_rank=8, max_list=0)
     payload: Any = fields["input"]
     assert (fields["dtype"], payload.shape, bytes(payload.data)) == (dtype, shape, bytes(raw))
-    written = b"".join(codec.encode({"dtype": dtype, "a": {"b": payload}, "none": None}))
+    written = b"".join(codec.encode({"dtype": dtype, "a.b": payload, "none": None}))
     back = safetensors.torch.load(written)["a.b"]
     assert bits(back) == (kind, shape, bytes(raw))
 

@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import resource, sys
-from app.server.worker import keep_freed_memory
+from app.compute.runtime import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults():

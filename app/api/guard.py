@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.clients import network_of
 from app.api.keys import CLIENT_ID, Keys
-from app.api.labels import PROBES
 from app.api.rates import Rates
 from app.errors import LaminaError, Unauthorized
+from app.observability.clients import network_of
+from app.observability.labels import PROBES
 
 OPEN = frozenset(("/livez", "/readyz"))
 """The only paths that answer without a key."""

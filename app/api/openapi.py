@@ -1,16 +1,21 @@
 """The OpenAPI document: one typed operation a layer, made from the list of layers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fastapi import Response
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
 
 from app import __version__
 from app.api.guard import OPEN
+from app.api.paths import path_of
 from app.api.problems import MEDIA_TYPE
 from app.codecs import JSON, SAFETENSORS
-from app.layers import LayerSpec, compute_model, shape_model
+from app.layers import LayerSpec
+from app.operations import COMPUTE, LAYER_OPERATIONS, SERVICE_OPERATIONS, Operation
 from app.schemas import answers
 from app.schemas.tensors import ANSWER_FORMAT, TENSOR_FORMAT, TENSOR_SCHEMAS
 
@@ -54,63 +59,46 @@ ERROR_HEADERS = {
 SCHEME = "key"
 GETS: dict[str, tuple[str, str, type[BaseModel]]] = {
     "/v1/layers": ("listLayers", "The catalogue of layers", answers.Catalogue),
+    "/v1/layers/{layer}": ("getLayer", "One layer of the catalogue", answers.LayerCard),
     "/v1/info": ("getInfo", "Versions, device, limits in force", answers.Info),
     "/livez": ("livez", "Whether the process lives", answers.Health),
     "/readyz": ("readyz", "Whether the process takes requests", answers.Health),
 }
 
 
-def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
-    """The whole document, ready to print."""
+def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
+    """The whole document, from the descriptions that the routes carry."""
     models: list[type[BaseModel]] = [
-        answers.LayerAnswer,
-        answers.ShapeAnswer,
-        answers.LayerCard,
+        *(operation.answer for operation in (*LAYER_OPERATIONS, *SERVICE_OPERATIONS)),
         answers.Problem,
         *(model for *_, model in GETS.values()),
+        *(op.request(spec) for spec in layers.values() for op in LAYER_OPERATIONS),
+        *(operation.request for operation in SERVICE_OPERATIONS),
     ]
-    for spec in layers.values():
-        models += [compute_model(spec), shape_model(spec)]
     unique = list(dict.fromkeys(models))
     _, definitions = models_json_schema(
         [(model, "validation") for model in unique], ref_template=REFERENCE
     )
-    paths = {path: {"get": _get(path, *described)} for path, described in GETS.items()}
-    card = "/v1/layers/{layer}"
-    paths[card] = {
-        "get": {
-            **_get(card, "getLayer", "One layer of the catalogue", answers.LayerCard),
-            "parameters": [
-                {"name": "layer", "in": "path", "required": True, "schema": {"enum": [*layers]}}
-            ],
-        }
-    }
-    for spec in layers.values():
-        path = f"/v1/layers/{spec.name}"
-        paths[path] = {"post": _compute(spec)}
-        paths[f"{path}/shape"] = {"post": _shape(spec)}
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Lamina",
-            "version": __version__,
-            "summary": "Neural-network layers over HTTP, with their gradients",
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
-        "paths": paths,
-        "security": [{}, {SCHEME: []}],
-        "components": {
-            "schemas": {**TENSOR_SCHEMAS, **_with_tensors(definitions["$defs"])},
-            "responses": {f"Error{status}": _error(status) for status in ERRORS},
-            "securitySchemes": {
-                SCHEME: {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "One of the operator's keys, where the service asks for them.",
-                }
-            },
+    document = get_openapi(
+        title="Lamina",
+        version=__version__,
+        summary="Neural-network layers over HTTP, with their gradients",
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        routes=routes,
+    )
+    document["security"] = [{}, {SCHEME: []}]
+    document["components"] = {
+        "schemas": {**TENSOR_SCHEMAS, **_with_tensors(definitions["$defs"])},
+        "responses": {f"Error{status}": _error(status) for status in ERRORS},
+        "securitySchemes": {
+            SCHEME: {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "One of the operator's keys, where the service asks for them.",
+            }
         },
     }
+    return document
 
 
 def _with_tensors(schema: Any) -> Any:
@@ -157,77 +145,77 @@ def _error(status: int) -> dict[str, Any]:
     return response
 
 
-def _get(path: str, operation: str, summary: str, model: type[BaseModel]) -> dict[str, Any]:
+def described_get(path: str, layers: Iterable[str] = ()) -> dict[str, Any]:
+    """What FastAPI is told of a GET route: its name in clients, summary, tags, answers."""
+    operation, summary, model = GETS[path]
     errors = OPEN_ERRORS if path in OPEN else GET_ERRORS
+    extra: dict[str, Any] = {
+        "responses": _responses(model, (*errors, 404) if "{" in path else errors)
+    }
+    if "{" in path:
+        names = {"name": "layer", "in": "path", "required": True, "schema": {"enum": [*layers]}}
+        extra["parameters"] = [names]
+    if path in OPEN:
+        extra["security"] = []
     return {
-        "operationId": operation,
+        "operation_id": operation,
         "summary": summary,
         "tags": ["service"],
-        "responses": _responses(model, (*errors, 404) if "{" in path else errors),
-        **({"security": []} if path in OPEN else {}),
+        "response_class": Response,
+        "openapi_extra": extra,
     }
 
 
-def _operation(name: str) -> str:
+def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _compute(spec: LayerSpec) -> dict[str, Any]:
-    timing = {
-        "Server-Timing": {
-            "description": "queue, decode, compute and encode, ms",
-            "schema": {"type": "string"},
-        }
+TIMING = {
+    "Server-Timing": {
+        "description": "queue, decode, compute and encode, ms",
+        "schema": {"type": "string"},
     }
-    return {
-        "operationId": _operation(spec.name),
-        "summary": spec.summary,
-        "tags": [spec.family],
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON: {
-                    "schema": _reference(compute_model(spec)),
-                    "example": dict(spec.example),
+}
+
+
+def described_posts(layers: Mapping[str, LayerSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The path of every operation, of every layer and of the service, and what FastAPI is told."""
+    for spec in layers.values():
+        for operation in LAYER_OPERATIONS:
+            name = spec.name if operation is COMPUTE else f"{spec.name}_{operation.name}"
+            bodies = _bodies(operation, operation.request(spec), operation.example(spec))
+            yield (
+                path_of(operation, spec.name),
+                {
+                    "operation_id": _camel(name),
+                    "summary": operation.summary(spec),
+                    "tags": [spec.family],
+                    "response_class": Response,
+                    "openapi_extra": bodies,
                 },
-                **BINARY,
+            )
+    for whole in SERVICE_OPERATIONS:
+        yield (
+            path_of(whole, ""),
+            {
+                "operation_id": _camel(whole.name),
+                "summary": whole.summary,
+                "tags": ["service"],
+                "response_class": Response,
+                "openapi_extra": _bodies(whole, whole.request, whole.example),
             },
-        },
-        "responses": _responses(answers.LayerAnswer, BODY_ERRORS, timing, binary=True),
-    }
+        )
 
 
-def _shape(spec: LayerSpec) -> dict[str, Any]:
+def _bodies(
+    operation: Operation, request: type[BaseModel], example: Mapping[str, Any]
+) -> dict[str, Any]:
+    content = {JSON: {"schema": _reference(request), "example": dict(example)}}
     return {
-        "operationId": _operation(spec.name + "_shape"),
-        "summary": f"Output shape of {spec.name}, without data",
-        "tags": [spec.family],
         "requestBody": {
             "required": True,
-            "content": {
-                JSON: {
-                    "schema": _reference(shape_model(spec)),
-                    "example": shape_example(spec),
-                }
-            },
+            "content": {**content, **(BINARY if operation.binary else {})},
         },
-        "responses": _responses(answers.ShapeAnswer, BODY_ERRORS),
+        "responses": _responses(operation.answer, BODY_ERRORS, TIMING, binary=operation.binary),
     }
-
-
-def shape_example(spec: LayerSpec) -> dict[str, Any]:
-    """The spec's example as a shape request."""
-    ports = {port.name for port in spec.inputs}
-    example = {name: value for name, value in spec.example.items() if name not in ports}
-    if spec.shape_fields is not None:
-        fields = spec.shape_fields.model_fields.items()
-        example |= {name: field.examples[0] for name, field in fields if field.examples}
-    sent: Any = spec.example[spec.inputs[0].name]
-    if spec.many:
-        return {"input_shapes": list(map(_nested_shape, sent)), **example}
-    return {"input_shape": _nested_shape(sent), **example}
-
-
-def _nested_shape(nested: Any) -> list[int]:
-    return [len(nested), *_nested_shape(nested[0])] if isinstance(nested, list) else []

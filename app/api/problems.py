@@ -1,17 +1,14 @@
 """Errors on the wire: RFC 9457 problem details, and a page for each kind."""
 
 import asyncio
-import difflib
 import html
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import orjson
 from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -19,13 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
 from app.api.headers import NO_STORE, page_headers
-from app.errors import Draining, FieldError, InvalidRequest, LaminaError
+from app.errors import MAX_ERRORS, Draining, LaminaError, RequestError
 from app.scheduling import Abandoned
 
 logger = logging.getLogger("lamina")
 
 MEDIA_TYPE = "application/problem+json"
-MAX_ERRORS = 16
 MAX_DETAIL = 300
 MAX_BYTES = 8192
 MAX_WAIT_S, MAX_SPREAD_S = 5, 3
@@ -71,6 +67,12 @@ def status_of(error: Exception) -> int:
 
 def problem(error: LaminaError) -> Response:
     """The response for a domain error."""
+    text = orjson.dumps(problem_body(error))
+    return Response(text, STATUS[type(error)], headers_of_error(error), MEDIA_TYPE)
+
+
+def problem_body(error: LaminaError) -> dict[str, object]:
+    """The problem details of a domain error, of bounded size."""
     status = STATUS[type(error)]
     body: dict[str, object] = {
         "type": f"/errors/{error.code}",
@@ -85,9 +87,14 @@ def problem(error: LaminaError) -> Response:
     ]
     if fields:
         body["errors"] = fields
-    while len(text := orjson.dumps(body)) > MAX_BYTES:
+    while len(orjson.dumps(body)) > MAX_BYTES:
         fields.pop()
-    return Response(text, status, headers_of_error(error), MEDIA_TYPE)
+    return body
+
+
+def refusal(error: RequestError) -> dict[str, object]:
+    """The same as the answer to one of many requests."""
+    return {"status": STATUS[type(error)], "body": problem_body(error)}
 
 
 def headers_of_error(error: LaminaError) -> dict[str, str]:
@@ -111,52 +118,6 @@ def short(text: str) -> str:
     """Cut to a bounded length; lone surrogates, which no JSON can hold, are replaced."""
     text = text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 3] + "..."
     return text.encode("utf-8", "replace").decode()
-
-
-def from_validation(error: ValidationError, known: Collection[str]) -> InvalidRequest:
-    """Pydantic's findings as pointers and sentences, without the input's values: the first few."""
-    findings = error.errors(include_url=False, include_input=False, include_context=False)
-    # A misspelt name first: it explains the one that is missing.
-    findings.sort(key=lambda found: found["type"] != "extra_forbidden")
-    findings = [found for found in findings if not _is_echo(found, findings)]
-    fields = [
-        _field_error(found["type"], found["loc"], found["msg"], known)
-        for found in findings[:MAX_ERRORS]
-    ]
-    first = fields[0].detail
-    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    return InvalidRequest(first + more, fields)
-
-
-def _is_echo(found: ErrorDetails, findings: Sequence[ErrorDetails]) -> bool:
-    """Whether a list is called too short only because pydantic dropped its wrong entries."""
-    loc = found["loc"]
-    return found["type"] == "too_short" and any(
-        len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in findings
-    )
-
-
-def _field_error(
-    kind: str, loc: tuple[int | str, ...], message: str, known: Collection[str]
-) -> FieldError:
-    # Behind the field's name stand union tags, which are no part of the request.
-    name = str(loc[0]) if loc else ""
-    path = "/".join([_escaped(name), *(str(part) for part in loc[1:] if isinstance(part, int))])
-    if kind == "extra_forbidden":
-        detail = f"{name[:64]}: unknown field; {nearest(name, known)}"
-        return FieldError(f"#/{path}", "unknown-field", detail)
-    code = "missing" if kind == "missing" else kind.replace("_", "-")
-    return FieldError(f"#/{path}", code, f"{path}: {message[:1].lower()}{message[1:]}")
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """A hint at the known name that is most like this one, else all of them."""
-    near = difflib.get_close_matches(name[:64], known, 1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-
-
-def _escaped(name: str) -> str:
-    return name[:64].replace("~", "~0").replace("/", "~1")
 
 
 class CatchAll:

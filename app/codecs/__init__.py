@@ -8,7 +8,10 @@ knows torch.
 from types import ModuleType
 
 from app.codecs import json, safetensors
+from app.codecs._paths import nested
 
 JSON = "application/json"
 SAFETENSORS = "application/vnd.safetensors"
 CODECS: dict[str, ModuleType] = {JSON: json, SAFETENSORS: safetensors}
+
+__all__ = ["CODECS", "JSON", "SAFETENSORS", "nested"]

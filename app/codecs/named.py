@@ -1,18 +1,20 @@
-"""Binary tensors by name -> a request's fields."""
+"""Binary tensors by dotted name -> a request's fields."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from app.errors import InvalidRequest
-from app.schemas.tensors import DTYPES, TensorField, TensorPayload
+from app.schemas.tensors import DTYPES, Field, GroupField, TensorField, TensorPayload
 
 
 def add_tensors(
     fields: dict[str, object],
     payloads: Mapping[str, TensorPayload],
-    tensors: Mapping[str, TensorField],
+    tensors: Mapping[str, Field],
     max_list: int,
 ) -> None:
-    """Put the tensors into the fields, those of a list (`inputs.0`) in the order of their numbers.
+    """Put the tensors into the fields, those of a list (`inputs.0`) in the order of their numbers,
+    and those of objects (`expected.output`, `layers.2.weight`) where the names lead.
 
     `dtype`, where it is not there yet, is that of the layer's first tensor without a dtype of its
     own; the order in a file tells nothing, as writers sort by dtype. Names that the layer has not
@@ -20,45 +22,113 @@ def add_tensors(
 
     Raises:
         InvalidRequest: a tensor of another dtype, one that is there twice, gaps in a list, one
-            tensor for a list.
+            tensor for a list, an object that is not there.
 
     """
-    known = {name: field for name in payloads if (field := _field(name, tensors))}
-    sharing = [name for name, field in known.items() if field.dtype is None]
+    sharing = [
+        name for name in payloads if (field := _field(name, tensors)) and field.dtype is None
+    ]
     if sharing and "dtype" not in fields:
         fields["dtype"] = payloads[_first(sharing, list(tensors))].dtype
-    for name, field in known.items():
-        wanted, came = field.dtype or fields["dtype"], payloads[name].dtype
-        if isinstance(wanted, str) and wanted in DTYPES and came != wanted:
-            detail = f"{name}: expected the dtype {wanted}; got {came}"
-            raise InvalidRequest.at(name.replace(".", "/"), "dtype-mismatch", detail)
-        if field.many and name in tensors:
-            detail = f"{name}: expected a list, named {name}.0, {name}.1 and so on; got one tensor"
-            raise InvalidRequest.at(name, "tensor-form", detail)
-    lists: dict[str, dict[str, TensorPayload]] = {}
-    for name, payload in payloads.items():
-        head, _, number = name.partition(".")
-        if number and name in known:
-            lists.setdefault(head, {})[number] = payload
-        elif name in fields:
-            raise InvalidRequest.at(name, "duplicate-field", f"{name}: given more than once")
-        else:
-            fields[name] = payload
-    for head, numbered in lists.items():
-        if head in fields:
-            raise InvalidRequest.at(head, "duplicate-field", f"{head}: given more than once")
-        order = [str(index) for index in range(len(numbered))]
-        if numbered.keys() != set(order) or len(order) > max_list:
-            detail = f"{head}: expected {head}.0, {head}.1 and so on, at most {max_list}"
-            raise InvalidRequest.at(head, "list-numbers", detail)
-        fields[head] = tuple(numbered[number] for number in order)
+    _Adder(fields.get("dtype"), max_list).add(fields, payloads, tensors, "")
 
 
-def _field(name: str, tensors: Mapping[str, TensorField]) -> TensorField | None:
+class _Adder:
+    """Adds tensors at any depth; the path so far stands before the names of its errors."""
+
+    def __init__(self, dtype: object, max_list: int) -> None:
+        self._dtype = dtype
+        self._max_list = max_list
+
+    def add(
+        self,
+        fields: dict[str, object],
+        payloads: Mapping[str, TensorPayload],
+        tensors: Mapping[str, Field],
+        path: str,
+    ) -> None:
+        lists: dict[str, dict[str, TensorPayload]] = {}
+        groups: dict[str, dict[str, TensorPayload]] = {}
+        for name, payload in payloads.items():
+            head, _, rest = name.partition(".")
+            if rest and isinstance(tensors.get(head), GroupField):
+                groups.setdefault(head, {})[rest] = payload
+                continue
+            field = _field(name, tensors)
+            if field is not None:
+                self._check(name, payload, field, path, whole=name in tensors)
+            if rest and field is not None:
+                lists.setdefault(head, {})[rest] = payload
+            elif name in fields:
+                raise _refused(path + name, "duplicate-field", "given more than once")
+            else:
+                fields[name] = payload
+        for head, numbered in lists.items():
+            if head in fields:
+                raise _refused(path + head, "duplicate-field", "given more than once")
+            order = [str(index) for index in range(len(numbered))]
+            if numbered.keys() != set(order) or len(order) > self._max_list:
+                wanted = f"expected {head}.0, {head}.1 and so on, at most {self._max_list}"
+                raise _refused(path + head, "list-numbers", wanted)
+            fields[head] = tuple(numbered[number] for number in order)
+        for head, inner in groups.items():
+            self._descend(fields, head, inner, tensors[head], path)
+
+    def _check(
+        self, name: str, payload: TensorPayload, field: TensorField, path: str, *, whole: bool
+    ) -> None:
+        wanted = field.dtype or self._dtype
+        if isinstance(wanted, str) and wanted in DTYPES and payload.dtype != wanted:
+            detail = f"expected the dtype {wanted}; got {payload.dtype}"
+            raise _refused(path + name, "dtype-mismatch", detail)
+        if field.many and whole:
+            detail = f"expected a list, named {name}.0, {name}.1 and so on; got one tensor"
+            raise _refused(path + name, "tensor-form", detail)
+
+    def _descend(
+        self,
+        fields: dict[str, object],
+        head: str,
+        payloads: Mapping[str, TensorPayload],
+        group: Any,
+        path: str,
+    ) -> None:
+        """Add to the object, or to the objects of the list, that `head` names."""
+        if group.most is None:
+            inner: Any = fields.setdefault(head, {})
+            self._enter(inner, payloads, group, f"{path}{head}.")
+            return
+        by_number: dict[str, dict[str, TensorPayload]] = {}
+        for name, payload in payloads.items():
+            number, _, rest = name.partition(".")
+            by_number.setdefault(number, {})[rest] = payload
+        entries: Any = fields.get(head)
+        for number, inner_payloads in by_number.items():
+            place = f"{path}{head}.{number}"
+            known = isinstance(entries, list) and number.isdigit() and len(number) < 5
+            if not known or int(number) >= len(entries):
+                raise _refused(place, "list-numbers", "expected the number of an entry of the list")
+            self._enter(entries[int(number)], inner_payloads, group, f"{place}.")
+
+    def _enter(
+        self, inner: Any, payloads: Mapping[str, TensorPayload], group: GroupField, path: str
+    ) -> None:
+        if not isinstance(inner, dict):
+            raise _refused(path[:-1], "tensor-form", "expected an object")
+        self.add(inner, payloads, group.fields, path)
+
+
+def _refused(name: str, code: str, what: str) -> InvalidRequest:
+    return InvalidRequest.at(name.replace(".", "/"), code, f"{name}: {what}")
+
+
+def _field(name: str, tensors: Mapping[str, Field]) -> TensorField | None:
     """The field that the name stands for, or for an entry of."""
     head, dot, _ = name.partition(".")
     field = tensors.get(head)
-    return field if field is None or field.many or not dot else None
+    if not isinstance(field, TensorField):
+        return None
+    return field if field.many or not dot else None
 
 
 def _first(names: list[str], order: list[str]) -> str:

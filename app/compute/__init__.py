@@ -1,5 +1,6 @@
 """Runs any layer: device, payloads <-> torch, gradients, and the bounds that guard torch."""
 
-from app.compute.engine import Engine
+from app.compute.engine import Answer, Engine
+from app.compute.estimates import Estimate
 
-__all__ = ["Engine"]
+__all__ = ["Answer", "Engine", "Estimate"]

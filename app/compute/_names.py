@@ -5,7 +5,7 @@ A number in a path counts the tensors of a port that takes or gives many.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from app.layers import LayerSpec, Port
 from app.schemas.calls import ComputeCall
@@ -46,24 +46,6 @@ def results(spec: LayerSpec, names: Iterable[str]) -> tuple[str, ...]:
 def pointer(name: str) -> str:
     """The name as a path in the request."""
     return name.replace(".", "/")
-
-
-def put(node: Any, path: str, value: object) -> None:
-    """Set the value at a path below nested objects and lists; lists grow in order."""
-    if path.isidentifier():
-        node[path] = value
-        return
-    head, _, rest = path.partition(".")
-    if not rest:
-        node.append(value)
-        return
-    empty: Any = [] if rest[0].isdigit() else {}
-    if not isinstance(node, list):
-        put(node.setdefault(head, empty), rest, value)
-        return
-    if int(head) == len(node):
-        node.append(empty)
-    put(node[int(head)], rest, value)
 
 
 @cache

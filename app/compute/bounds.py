@@ -1,28 +1,18 @@
 """What is checked in exact integers before torch sees a request."""
 
-import math
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 from app.compute._names import pointer, with_port
+from app.compute.estimates import Estimate, elements_as_if, working_bytes
 from app.errors import CostLimit, InvalidRequest, OutputTooLarge
 from app.layers import LayerSpec, Plan
 from app.schemas.calls import ComputeCall
 from app.schemas.options import Layout
-from app.schemas.tensors import DTYPES, Shape, Shapes
+from app.schemas.tensors import DTYPES, Shapes
 
+Limits = Mapping[str, int]
 EXTENTS = ("kernel_size", "stride", "dilation", "padding")
-NS_PER_ELEMENT = 6
-NS_PER_WORKING_ELEMENT = 3
-BACKWARD_FACTOR = 3
-EXPLAIN_FACTOR = 3
-EXPLAIN_MS = 2
-WINDOW_MS = 0.1
-WINDOW_BYTES = 6144
-"""What describing a window takes, its text included."""
-EXPLAIN_BYTES = 8
-"""Explanations compute all again in float64."""
-INDEX_BYTES = 8
 MAX_STRIDE = 2**48
 """Far below what torch's 64 bits hold, with room for padding and kernels."""
 
@@ -45,11 +35,6 @@ def check_dtypes(call: ComputeCall) -> None:
     if call.compute_dtype and not DTYPES[call.dtype].is_float:
         detail = f"compute_dtype: integers are computed as they are; got dtype {call.dtype}"
         raise InvalidRequest.at("compute_dtype", "conflict", detail)
-
-
-def elements_as_if(shape: Shape) -> int:
-    """Elements, as if an empty axis had one: what is made for the others is no shorter for it."""
-    return math.prod(max(length, 1) for length in shape)
 
 
 def without_empty_axes(shapes: Shapes) -> Shapes:
@@ -98,71 +83,24 @@ def sent_axes(axes: str, channels_last: bool, batched: bool) -> str:
     return axes if batched else axes.replace("N, ", "")
 
 
-def check_plan(
-    spec: LayerSpec, plan: Plan, like: Plan, call: ComputeCall, limits: dict[str, int]
-) -> Plan:
-    """Bound the memory and the time that the plan will take; the plan with its estimates.
-
-    `like` is the same plan without empty axes.
-    """
-    itemsize = _working_itemsize(call)
-    elements = like.workspace
-    for name, shape in like.outputs.items():
-        elements += elements_as_if(shape) * (INDEX_BYTES // itemsize if name == "indices" else 1)
-    if elements * itemsize > limits["max_output_bytes"]:
+def check_cost(
+    spec: LayerSpec, plan: Plan, like: Plan, call: ComputeCall, estimate: Estimate, limits: Limits
+) -> None:
+    """Bound the memory and the time of the plan; `like` is the same plan without empty axes."""
+    needed = working_bytes(like, call)
+    if needed > limits["max_output_bytes"]:
         detail = (
             f"the output {_listed(next(iter(plan.outputs.values())))} and its working memory need "
-            f"{elements * itemsize} bytes; at most {limits['max_output_bytes']} are allowed. "
+            f"{needed} bytes; at most {limits['max_output_bytes']} are allowed. "
             "Use a larger stride or a smaller output, or fewer samples"
         )
         raise OutputTooLarge(detail)
-    cost_ms = estimated_ms(spec, like, call)
-    if cost_ms > limits["max_cost_ms"]:
+    if estimate.ms > limits["max_cost_ms"]:
         detail = (
-            f"{spec.name} would take about {cost_ms:.0f} ms for {like.cost} operations; at most "
-            f"{limits['max_cost_ms']} ms are allowed. Use a smaller window or fewer samples"
+            f"{spec.name} would take about {estimate.ms:.0f} ms for {like.cost} operations; at "
+            f"most {limits['max_cost_ms']} ms are allowed. Use a smaller window or fewer samples"
         )
         raise CostLimit(detail)
-    inputs = sum(map(elements_as_if, like.inputs.values()))
-    outputs = sum(map(elements_as_if, like.outputs.values()))
-    differentiated = getattr(call, spec.gradient) is not None
-    gradients = differentiated * (inputs + outputs + like.gradient_workspace)
-    numbers = outputs + differentiated * inputs
-    # Copies in the layers' own order, and back.
-    copied = (plan.options.layout == "channels_last") * (inputs + outputs) * (1 + differentiated)
-    rounded_bytes = numbers * DTYPES[call.dtype].itemsize * DTYPES[call.dtype].is_half
-    explained_bytes = (inputs + outputs + like.workspace) * EXPLAIN_BYTES
-    explained_bytes += spec.described_windows(like) * WINDOW_BYTES
-    return replace(
-        plan,
-        estimated_ms=cost_ms,
-        # Beside results: the inputs as they are worked on, their gradients and the outputs'.
-        estimated_bytes=(elements + inputs + gradients + copied) * itemsize
-        + rounded_bytes
-        + call.explain * explained_bytes,
-        answer_numbers=numbers,
-    )
-
-
-def _working_itemsize(call: ComputeCall) -> int:
-    return max(DTYPES[call.dtype].itemsize, 8 if call.compute_dtype == "float64" else 4)
-
-
-def estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
-    """Computing time of the call from above, ms."""
-    fixed = EXPLAIN_MS + WINDOW_MS * spec.described_windows(plan) if call.explain else 0
-    factor = BACKWARD_FACTOR if getattr(call, spec.gradient) is not None else 1
-    if getattr(plan.options, "tie", "first") != "first":
-        factor *= 2
-    if call.explain:
-        factor += EXPLAIN_FACTOR
-    elements = sum(
-        elements_as_if(shape) for ports in (plan.inputs, plan.outputs) for shape in ports.values()
-    )
-    # Gradients go through the working memory again.
-    moved_ns = elements * NS_PER_ELEMENT + plan.workspace * NS_PER_WORKING_ELEMENT
-    computed_ns = plan.cost * plan.operation_ns + plan.overhead_ns
-    return fixed + factor * (computed_ns + moved_ns) / 1e6
 
 
 def check_gradient(spec: LayerSpec, call: ComputeCall, shapes: Any) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from app.errors import InvalidRequest
+from app.layers._cases import Body
 from app.layers._precision import LONGEST_SUM, WIDENED_COPIES, is_well_scaled, mean_of
 from app.layers._spec import Plan, Port, Tensors, presets
 from app.schemas.answers import Advice
@@ -57,6 +58,16 @@ class BatchNormOptions(LayerOptions):
     """How many batches the running statistics have seen."""
 
 
+_STATE = {"running_mean": [0.5, -1], "running_var": [2, 0.5]}
+_SCALED = {"weight": [1.5, -2], "bias": [0.25, 1]}
+CHOICES: tuple[Body, ...] = (
+    {**_STATE, **_SCALED, "momentum": 0.3, "num_batches_tracked": 4},
+    {**_STATE, **_SCALED, "training": False, "eps": 0.5},
+    {**_STATE, "momentum": None, "num_batches_tracked": 3, "explain": True},
+    {**_STATE, "momentum_weights": "running", "running_var_estimator": "biased"},
+    {**_STATE, "momentum_weights": "batch", "running_var_estimator": "unbiased"},
+)
+"""Options that cover those of a batch norm in training, for two channels."""
 PARAMETER_PORTS = (
     Port("weight", "(C)", (1,), required=False, differentiable=True, fill=1.0),
     Port("bias", "(C)", (1,), required=False, differentiable=True, fill=0.0),

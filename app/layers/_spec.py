@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from app.errors import InvalidRequest
 from app.layers._accuracy import Accuracy
+from app.layers._cases import Case, common_cases
 from app.schemas.answers import Advice, AxisCard, WindowCard
 from app.schemas.options import CONVENTIONS, Convention, LayerOptions
 from app.schemas.tensors import FLOATS, Shape, Shapes
@@ -62,11 +63,10 @@ class Plan:
     """All that is known of a call before its data: a layer's shape and cost rules at work.
 
     `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
-    `overhead_ns` is what it takes beside them where it works piece by piece; `workspace` counts
-    elements of working memory beyond inputs and outputs, `gradient_workspace` those that gradients
-    take beyond that and the gradients themselves. All are exact or from above:
-    `tests/test_cost.py` measures. The last three are the compute layer's to fill in: what the call
-    takes by that, its gradients included, and how many numbers its answer has.
+    `overhead_ns` is what it takes beside them where it works piece by piece, and `time_factor` by
+    how much both are longer where ties are shared. `workspace` counts elements of working memory
+    beyond inputs and outputs, `gradient_workspace` those that gradients take beyond that and the
+    gradients themselves. All are exact or from above: `tests/test_cost.py` measures.
     """
 
     options: Any
@@ -78,9 +78,7 @@ class Plan:
     operation_ns: float = 2.0
     overhead_ns: float = 0.0
     gradient_workspace: int = 0
-    estimated_ms: float = 0.0
-    estimated_bytes: int = 0
-    answer_numbers: int = 0
+    time_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +126,8 @@ class LayerSpec:
     A layer of `any_order` gets floats in the memory order they came in, where torch's kernels for
     it are as right, and faster; others get contiguous tensors.
     A layer of `matrix_product` gets its tensors where torch's own memory would begin.
+    `own_cases` are requests that set each of the layer's own options; the first has channels first
+    and a batch axis. `cases` adds those that every layer has.
     """
 
     name: str
@@ -149,6 +149,17 @@ class LayerSpec:
     formula: str = ""
     differences: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)
+    own_cases: tuple[Case, ...] = ()
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Valid requests that cover every option, the example first."""
+        base = self.own_cases[0].body if self.own_cases else self.example
+        mapped = {port.name: port.many for port in self.inputs if port.mapped}
+        if mapped:
+            mapped[self.gradient] = self.many
+        own = (Case("example", self.example), *self.own_cases)
+        return (*own, *common_cases(base, mapped, self.presets))
 
     @property
     def many(self) -> bool:

@@ -1,7 +1,7 @@
 """Sliding windows: the output-size formula, padding and ceil mode, in exact integers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,24 @@ class WindowOptions(LayerOptions):
     output size by itself."""
     ceil_rule: Literal["drop", "keep"] = "drop"
     """Ceil mode's last window where it would start behind the input: dropped, or kept."""
+
+
+def window_choices(dims: int) -> tuple[Mapping[str, Any], ...]:
+    """Options that cover those of windows, beside a `kernel_size` of 2."""
+    return (
+        {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
+        {"stride": None, "padding": [[1, 0]], "ceil_mode": True, "ceil_rule": "keep"},
+        {"padding": "valid", "ceil_mode": False, "ceil_rule": "drop"},
+        {"stride": 1, "padding": "same"},
+        {"stride": 1, "padding": "same_upper", "dilation": 2},
+        {"stride": 3, "padding": "same_lower"},
+        {
+            "kernel_size": [2, 1, 3][:dims],
+            "stride": [1, 2, 1][:dims],
+            "padding": [1, 0, 1][:dims],
+            "dilation": [2, 3, 1][:dims],
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from app.errors import InvalidRequest
 from app.layers._accuracy import AVERAGE, MAXIMUM
+from app.layers._cases import Case, image, numbers, with_options
 from app.layers._pooling import average_notes, max_notes
 from app.layers._precision import WIDE, widened, widened_workspace
 from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
@@ -162,6 +163,18 @@ def _example(dims: int) -> dict[str, object]:
     return {"input": [[[rows] if dims == 3 else rows]], "output_size": [1, 2, 2][-dims:]}
 
 
+def _cases(kind: str, dims: int) -> tuple[Case, ...]:
+    indices = ({"return_indices": True}, {"return_indices": False}) if kind == "max" else ()
+    return with_options(
+        {"input": image(dims), "output_size": 2, "grad_output": "ones"},
+        {"output_size": 5, "explain": True},
+        {"output_size": None},
+        {"output_size": [3, None, 1][:dims]},
+        {"grad_output": numbers(2, 2, *[2] * dims)},
+        *indices,
+    )
+
+
 SPECS = tuple(
     LayerSpec(
         name=f"adaptive_{kind}_pool{dims}d",
@@ -181,6 +194,7 @@ SPECS = tuple(
             "torch accepts null per axis in 2d and 3d only; here in all.",
         ),
         example=_example(dims),
+        own_cases=_cases(kind, dims),
     )
     for kind, word, options, run, explain, outputs in (
         (

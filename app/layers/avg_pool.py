@@ -7,6 +7,7 @@ from pydantic import Field
 from app.errors import InvalidRequest
 from app.layers._accuracy import AVERAGE
 from app.layers._averages import Averages
+from app.layers._cases import SIDES, Case, image, numbers, with_options
 from app.layers._pooling import average_notes
 from app.layers._spec import (
     SPATIAL,
@@ -24,6 +25,7 @@ from app.layers._windows import (
     explicit,
     refuse_empty_windows,
     sliding_axes,
+    window_choices,
 )
 from app.schemas.options import Flag
 from app.schemas.tensors import Shapes
@@ -99,6 +101,19 @@ def _example(dims: int) -> dict[str, object]:
     return {"input": [[[rows] if dims == 3 else rows]], "kernel_size": [1, 2, 2][-dims:]}
 
 
+def _cases(dims: int) -> tuple[Case, ...]:
+    halves = (n // 2 for n in SIDES[dims])
+    return with_options(
+        {"input": image(dims), "kernel_size": 2, "grad_output": "ones"},
+        *window_choices(dims),
+        {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
+        {"count_include_pad": True, "divisor_override": None, "overhang_divisor": "inside"},
+        {"stride": 3, "ceil_mode": True, "overhang_divisor": "kernel"},
+        {"divisor_override": 3, "explain": True},
+        {"divisor_override": -2, "grad_output": numbers(2, 2, *halves)},
+    )
+
+
 SPECS = tuple(
     LayerSpec(
         name=f"avg_pool{dims}d",
@@ -123,6 +138,7 @@ SPECS = tuple(
         presets=PRESETS,
         any_order=True,
         example=_example(dims),
+        own_cases=_cases(dims),
     )
     for dims in (1, 2, 3)
 )

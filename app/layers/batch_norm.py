@@ -4,6 +4,7 @@ import math
 
 from app.layers._accuracy import BATCH_NORM
 from app.layers._batch_statistics import (
+    CHOICES,
     DIFFERENCES,
     FORMULA,
     PARAMETER_PORTS,
@@ -20,6 +21,7 @@ from app.layers._batch_statistics import (
     with_batch,
     with_running,
 )
+from app.layers._cases import Case, image, numbers, with_options
 from app.layers._spec import SPATIAL, SPATIAL_NAMES, LayerSpec, Notes, Plan, Port, Tensors
 from app.schemas.tensors import Shapes
 
@@ -65,6 +67,12 @@ def _example(dims: int) -> dict[str, object]:
     return {"input": [[channel, channel]], "training": True}
 
 
+def _cases(dims: int) -> tuple[Case, ...]:
+    others = ({"input": numbers(4, 2)},) if dims == 1 else ()
+    base = {"input": image(dims), "training": True, "grad_output": "ones"}
+    return with_options(base, *CHOICES, {"grad_output": image(dims, positive=True)}, *others)
+
+
 SPECS = tuple(
     LayerSpec(
         name=f"batch_norm{dims}d",
@@ -82,6 +90,7 @@ SPECS = tuple(
         formula=FORMULA,
         differences=DIFFERENCES,
         example=_example(dims),
+        own_cases=_cases(dims),
     )
     for dims in (1, 2, 3)
 )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.errors import InvalidRequest
 from app.layers._accuracy import CONVOLUTION
+from app.layers._cases import SIDES, Case, image, numbers, with_options
 from app.layers._pooling import pad_by_hand
 from app.layers._precision import LONGEST_SUM, WIDE, widened
 from app.layers._spec import (
@@ -211,6 +212,21 @@ def _example(dims: int) -> dict[str, object]:
     return {"input": [[images[dims]]], "weight": [[kernels[dims]]]}
 
 
+def _cases(dims: int) -> tuple[Case, ...]:
+    kernel, lengths = [2] * dims, (n // 2 for n in SIDES[dims])
+    return with_options(
+        {"input": image(dims), "weight": numbers(4, 2, *kernel), "grad_output": "ones"},
+        {"stride": 2, "padding": 1, "bias": numbers(4)},
+        {"padding": [[2, 1]], "groups": 2, "weight": numbers(4, 1, *kernel)},
+        {"padding": "valid", "explain": True},
+        {"padding": "same", "groups": 1},
+        {"padding": "same_upper", "dilation": 2},
+        {"padding": "same_lower", "stride": 3},
+        {"stride": [1, 2, 3][:dims], "padding": [1, 0, 2][:dims], "dilation": [2, 1, 3][:dims]},
+        {"stride": 2, "grad_output": numbers(2, 4, *lengths)},
+    )
+
+
 def _ports(dims: int) -> tuple[Port, ...]:
     axes = f"(out, C / groups, k{SPATIAL_NAMES[dims].replace(', ', ', k')})"
     return (
@@ -244,6 +260,7 @@ SPECS = tuple(
             "in every layout.",
         ),
         example=_example(dims),
+        own_cases=_cases(dims),
     )
     for dims in (1, 2, 3)
 )

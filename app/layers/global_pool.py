@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from app.layers._accuracy import AVERAGE, MAXIMUM
+from app.layers._cases import Case, image, numbers, with_options
 from app.layers._pooling import average_notes, max_notes
 from app.layers._precision import WIDE
 from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors, check_not_empty, presets
@@ -66,6 +67,17 @@ def explain_avg(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     return average_notes(tensors["input"], plan, is_global=True)
 
 
+def _cases() -> tuple[Case, ...]:
+    return with_options(
+        {"input": image(2), "grad_output": "ones"},
+        {"keepdims": True, "explain": True},
+        {"keepdims": False},
+        {"keepdims": False, "grad_output": numbers(2, 2)},
+        {"input": image(1)},
+        {"input": image(3)},
+    )
+
+
 SPECS = tuple(
     LayerSpec(
         name=f"global_{kind}_pool",
@@ -82,6 +94,7 @@ SPECS = tuple(
         differences=("Keras and Flax drop the spatial axes; torch and ONNX keep them as 1.",),
         presets=presets(keras={"keepdims": False}, flax={"keepdims": False}),
         example={"input": [[[[1, 3], [5, 7]], [[2, 2], [4, 4]]]]},
+        own_cases=_cases(),
     )
     for kind, word, plan, run, explain, formula in (
         ("max", "Largest element", plan_max, run_max, explain_max, "y = max(x) of each channel"),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from app.errors import InvalidRequest
 from app.layers._accuracy import SAMPLE_NORM
+from app.layers._cases import SIDES, Body, Case, numbers, with_options
 from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, prepared
 from app.layers._precision import WIDENED_COPIES
 from app.layers._spec import (
@@ -141,6 +142,18 @@ def _spec(name: str, ranks: tuple[int, ...], **parts: Any) -> LayerSpec:
     )
 
 
+def _cases(channels: int, base: Body, *choices: Body) -> tuple[Case, ...]:
+    x = numbers(2, channels, 3)
+    vectors = {"weight": numbers(channels), "bias": numbers(channels, positive=True)}
+    return with_options(
+        {"input": x, "grad_output": "ones", **base},
+        {"eps": 0.5, **vectors, "explain": True},
+        {"eps": 0, "grad_output": numbers(2, channels, 3, positive=True)},
+        *({"input": numbers(2, channels, *SIDES[dims])} for dims in (2, 3)),
+        *choices,
+    )
+
+
 FORMULA = "y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance {each}"
 
 SPECS = (
@@ -157,6 +170,7 @@ SPECS = (
             "With one value a channel torch refuses; the others get a variance of 0.",
         ),
         example={"input": [[[1, 2, 4, 5], [3, 3, 0, 6]]]},
+        own_cases=_cases(2, {}),
     ),
     _spec(
         "group_norm",
@@ -173,5 +187,12 @@ SPECS = (
             "ONNX scaled by one weight a group before version 21; here it is one a channel.",
         ),
         example={"input": [[[1, 2], [4, 5], [3, 3], [0, 6]]], "num_groups": 2},
+        own_cases=_cases(
+            4,
+            {"num_groups": 2},
+            {"num_groups": 1, "input": numbers(3, 4)},
+            {"num_groups": 4},
+            {"num_groups": None, "input": numbers(1, 2, 32), "convention": "keras"},
+        ),
     ),
 )

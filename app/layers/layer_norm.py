@@ -9,6 +9,7 @@ from pydantic import Field
 
 from app.errors import InvalidRequest
 from app.layers._accuracy import RMS_NORM, SAMPLE_NORM
+from app.layers._cases import Body, Case, numbers, with_options
 from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, prepared
 from app.layers._precision import WIDENED_COPIES
 from app.layers._spec import ANY_RANK, LayerSpec, Notes, Plan, Port, Tensors, presets
@@ -135,6 +136,20 @@ WEIGHT = Port(
 BIAS = Port("bias", "normalized_shape", ANY_RANK[1:], required=False, differentiable=True, fill=0.0)
 LEAD = ("the axes before", ANY_RANK)
 
+
+def _cases(*choices: Body) -> tuple[Case, ...]:
+    x, weight = numbers(2, 3, 4), numbers(3, 4)
+    return with_options(
+        {"input": x, "axis": -1, "grad_output": "ones"},
+        {"axis": 1, "eps": 0.5, "weight": weight, "explain": True},
+        {"axis": 0, "eps": 0, "grad_output": numbers(2, 3, 4, positive=True)},
+        {"axis": None, "normalized_shape": 4},
+        {"axis": None, "normalized_shape": [3, 4], "weight": weight},
+        {"normalized_shape": None, "input": numbers(5)},
+        *choices,
+    )
+
+
 SPECS = (
     LayerSpec(
         name="layer_norm",
@@ -156,6 +171,7 @@ SPECS = (
         "over the last axes",
         differences=("torch names the lengths of the axes; the others name the axes.",),
         example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},
+        own_cases=_cases({"bias": numbers(4)}),
     ),
     LayerSpec(
         name="rms_norm",
@@ -176,5 +192,6 @@ SPECS = (
         formula="y = weight * x / sqrt(mean(x^2) + eps), the mean over the last axes",
         differences=("torch's eps is the dtype's machine epsilon, the others' is a number.",),
         example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},
+        own_cases=_cases({"eps": None}),
     ),
 )

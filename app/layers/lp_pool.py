@@ -8,6 +8,7 @@ from pydantic import Field
 
 from app.layers._accuracy import AVERAGE
 from app.layers._averages import TAP_NS, Averages, window_elements
+from app.layers._cases import SIDES, Case, image, numbers, with_options
 from app.layers._pooling import reduction_advice, window_notes
 from app.layers._precision import WIDE
 from app.layers._spec import (
@@ -20,7 +21,13 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
-from app.layers._windows import SlidingAxis, WindowOptions, explicit, sliding_axes
+from app.layers._windows import (
+    SlidingAxis,
+    WindowOptions,
+    explicit,
+    sliding_axes,
+    window_choices,
+)
 from app.schemas.options import Flag
 from app.schemas.tensors import Shapes
 
@@ -122,6 +129,18 @@ def _example(dims: int) -> dict[str, object]:
     return {"input": [[[rows] if dims == 3 else rows]], "norm_type": 2, "kernel_size": kernel}
 
 
+def _cases(dims: int) -> tuple[Case, ...]:
+    halves = (n // 2 for n in SIDES[dims])
+    return with_options(
+        {"input": image(dims, positive=True), "kernel_size": 2, "grad_output": "ones"},
+        *window_choices(dims),
+        {"norm_type": 3, "lp_abs": False, "lp_partial": "scaled"},
+        {"norm_type": 1.5, "stride": 3, "ceil_mode": True, "lp_partial": "sum"},
+        {"input": image(dims), "norm_type": 1, "lp_abs": True, "explain": True},
+        {"norm_type": 2.5, "grad_output": numbers(2, 2, *halves)},
+    )
+
+
 SPECS = tuple(
     LayerSpec(
         name=f"lp_pool{dims}d",
@@ -146,6 +165,7 @@ SPECS = tuple(
             "sees gets 0, where torch gives NaN for a negative one and fractional p.",
         ),
         example=_example(dims),
+        own_cases=_cases(dims),
     )
     for dims in (1, 2, 3)
 )

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from app.errors import InvalidRequest
 from app.layers._accuracy import MAXIMUM
+from app.layers._cases import SIDES, Case, image, numbers, with_options
 from app.layers._indices import numbered
 from app.layers._pooling import max_notes, pad_by_hand, padded_elements
 from app.layers._precision import LONGEST_SUM, WIDE, widened
@@ -30,6 +31,7 @@ from app.layers._windows import (
     explicit,
     refuse_empty_windows,
     sliding_axes,
+    window_choices,
 )
 from app.schemas.options import Flag
 from app.schemas.tensors import FLOATS, INTEGERS, Shapes
@@ -97,6 +99,7 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
         * (math.prod(shape) + numbers)
         * (_overlap(axes) > LONGEST_SUM)
         * (1 + by_hand),
+        time_factor=1 if options.tie == "first" else 2,
         overhead_ns=PART_NS * _parts_count(axes) if options.tie != "first" else 0,
     )
 
@@ -256,6 +259,21 @@ def _example(dims: int) -> dict[str, object]:
     return {"input": [[[rows] if dims == 3 else rows]], "kernel_size": [1, 2, 2][-dims:]}
 
 
+def _cases(dims: int) -> tuple[Case, ...]:
+    halves = (n // 2 for n in SIDES[dims])
+    cases = with_options(
+        {"input": image(dims), "kernel_size": 2, "grad_output": "ones"},
+        *window_choices(dims),
+        {"index_base": "plane", "storage_order": "row", "tie": "first", "nan": "propagate"},
+        {"return_indices": True, "index_base": "onnx", "storage_order": "column"},
+        {"return_indices": True, "index_base": "tf", "nan": "ignore"},
+        {"return_indices": False, "tie": "split", "stride": 1},
+        {"tie": "all", "stride": 1, "explain": True},
+        {"grad_output": numbers(2, 2, *halves)},
+    )
+    return (*cases, Case("int8", {**_example(dims), "dtype": "int8"}))
+
+
 SPECS = tuple(
     LayerSpec(
         name=f"max_pool{dims}d",
@@ -282,6 +300,7 @@ SPECS = tuple(
         dtypes=FLOATS + INTEGERS,
         any_order=dims < 3,
         example=_example(dims),
+        own_cases=_cases(dims),
     )
     for dims in (1, 2, 3)
 )

@@ -7,7 +7,8 @@ import torch
 
 from app.errors import FieldError, InvalidRequest
 from app.layers._accuracy import SELECTION
-from app.layers._indices import planes
+from app.layers._cases import Case, numbers, with_options
+from app.layers._indices import numbered, planes
 from app.layers._spec import (
     SPATIAL,
     SPATIAL_NAMES,
@@ -191,6 +192,32 @@ def _example(dims: int) -> dict[str, object]:
     return {"input": values, "indices": indices, "kernel_size": [1, 2, 2][-dims:]}
 
 
+def _cases(dims: int) -> tuple[Case, ...]:
+    plane = (4,) * dims
+    ends: Any = (..., *[slice(1, None, 2)] * dims)
+    where = torch.arange(4**dims).view(1, 1, *plane)[ends]
+    several = where.expand(2, 2, *where.shape[2:])
+
+    def in_base(index_base: str, storage_order: str = "row") -> dict[str, object]:
+        indices = numbered(several, plane, index_base, storage_order).tolist()
+        options = {"index_base": index_base, "storage_order": storage_order}
+        return {"input": numbers(*several.shape), "indices": indices, **options}
+
+    default = {"index_space": "default", "output_size": 6}
+    return with_options(
+        {"input": numbers(*where.shape), "indices": where.tolist(), "kernel_size": 2, "stride": 2,
+         "grad_output": "ones"},
+        {"stride": None, **in_base("plane")},
+        {"grad_output": numbers(1, 1, *plane)},
+        in_base("tf"),
+        in_base("onnx"),
+        in_base("onnx", "column"),
+        {"output_size": [5], "index_space": "output"},
+        {"output_size": None, "padding": [[0, 1]], "kernel_size": [3], "stride": [2] * dims},
+        in_base("onnx") | default,
+    )  # fmt: skip
+
+
 SPECS = tuple(
     LayerSpec(
         name=f"max_unpool{dims}d",
@@ -217,6 +244,7 @@ SPECS = tuple(
             "Keras and Flax have no such layer; `tf` indices come from max_pool_with_argmax.",
         ),
         example=_example(dims),
+        own_cases=_cases(dims),
     )
     for dims in (1, 2, 3)
 )

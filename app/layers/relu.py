@@ -5,6 +5,7 @@ import math
 import torch
 
 from app.layers._accuracy import SELECTION
+from app.layers._cases import numbers, with_options
 from app.layers._spec import ANY_RANK, LayerSpec, Plan, Port, Tensors
 from app.schemas.options import LayerOptions
 from app.schemas.tensors import Shapes
@@ -42,5 +43,10 @@ SPECS = (
             "A NaN passes the gradient on in torch and here; in TensorFlow and JAX it stops it.",
         ),
         example={"input": [-1, 0, 2]},
+        own_cases=with_options(
+            {"input": numbers(2, 3), "grad_output": "ones"},
+            {"grad_output": numbers(2, 3), "explain": True},
+            {"input": numbers(1, 2, 3, 2)},
+        ),
     ),
 )

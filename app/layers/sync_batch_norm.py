@@ -8,6 +8,7 @@ import torch
 from app.errors import InvalidRequest
 from app.layers._accuracy import SYNC_BATCH_NORM
 from app.layers._batch_statistics import (
+    CHOICES,
     DIFFERENCES,
     FORMULA,
     PARAMETER_PORTS,
@@ -25,6 +26,7 @@ from app.layers._batch_statistics import (
     with_batch,
     with_running,
 )
+from app.layers._cases import Case, numbers, with_options
 from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors
 from app.schemas.tensors import Shape, Shapes
 
@@ -110,6 +112,13 @@ def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     return Notes(advice=advice_on(_joined(_inputs(tensors)), tensors, plan.options))
 
 
+def _cases() -> tuple[Case, ...]:
+    replicas = [numbers(2, 2, 3), numbers(1, 2, 4, positive=True)]
+    base = {"inputs": replicas, "training": True, "grad_outputs": "ones"}
+    flat = [numbers(4, 2), numbers(1, 2, positive=True)]
+    return with_options(base, *CHOICES, {"grad_outputs": replicas}, {"inputs": flat})
+
+
 SPECS = (
     LayerSpec(
         name="sync_batch_norm",
@@ -139,5 +148,6 @@ SPECS = (
             "weight gradients of its own part; here they are summed.",
         ),
         example={"inputs": [[[1, 2], [3, 5]], [[7, 4]]], "training": True},
+        own_cases=_cases(),
     ),
 )

@@ -1,8 +1,8 @@
 """Who computes when: admission by bytes and cost, deadlines, threads. No HTTP and no torch."""
 
 from app.scheduling.claims import INLINE_MS, Admission, Claim
+from app.scheduling.deadline import Abandoned, Deadline, clock
 from app.scheduling.memory import memory_budget
-from app.scheduling.patience import Abandoned, Patience, clock
 from app.scheduling.threads import Threads
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "Abandoned",
     "Admission",
     "Claim",
-    "Patience",
+    "Deadline",
     "Threads",
     "clock",
     "memory_budget",

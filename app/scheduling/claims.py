@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from app.errors import BodyTooLarge, OutputTooLarge
-from app.scheduling.bodies import Bodies
-from app.scheduling.patience import Patience, clock
-from app.scheduling.pool import Pool, Turns
+from app.scheduling.body_budget import Bodies
+from app.scheduling.budget import Budget, Turns
+from app.scheduling.deadline import Deadline, clock
 from app.scheduling.threads import Threads
 
 INLINE_MS = 1.0
@@ -30,7 +31,7 @@ class Lane:
     """What requests of one size share."""
 
     bodies: Bodies
-    results: Pool
+    results: Budget
     turns: Turns
 
 
@@ -45,19 +46,19 @@ class Admission:
         self, threads: Threads, *, budget_bytes: int, max_queued: int, timeout_s: float,
         inline_ms: float,
     ) -> None:  # fmt: skip
-        small_pool = budget_bytes // 16
-        large_pool = self.most_bytes(budget_bytes)
-        self.small_bytes = min(SMALL_BYTES, small_pool // 4)
+        small_budget = budget_bytes // 16
+        large_budget = self.most_bytes(budget_bytes)
+        self.small_bytes = min(SMALL_BYTES, small_budget // 4)
         self.threads = threads
         self.timeout_s = timeout_s
         self.inline_ms = inline_ms
         self.in_flight = 0
-        self.small = self._lane("small", small_pool, SMALL_TURNS, max_queued, self.small_bytes)
-        self.large = self._lane("large", large_pool, LARGE_TURNS, max_queued, 0)
-        self._pools = [
-            pool
+        self.small = self._lane("small", small_budget, SMALL_TURNS, max_queued, self.small_bytes)
+        self.large = self._lane("large", large_budget, LARGE_TURNS, max_queued, 0)
+        self._budgets = [
+            budget
             for lane in (self.small, self.large)
-            for pool in (lane.bodies, lane.bodies.reading, lane.results, lane.turns)
+            for budget in (lane.bodies, lane.bodies.reading, lane.results, lane.turns)
         ]
 
     @staticmethod
@@ -68,37 +69,37 @@ class Admission:
     def _lane(self, size: str, size_bytes: int, turns: int, max_queued: int, kept: int) -> Lane:
         return Lane(
             Bodies(size, size_bytes, max_queued, kept),
-            Pool(f"memory for {size} results", size_bytes, max_queued),
+            Budget(f"memory for {size} results", size_bytes, max_queued),
             Turns(f"a {size} request's turn", turns, max_queued, self.timeout_s),
         )
 
     @property
     def queued(self) -> int:
         """Requests that wait for bytes or a turn."""
-        return sum(pool.waiting for pool in self._pools)
+        return sum(budget.waiting for budget in self._budgets)
 
     @property
     def reserved_bytes(self) -> int:
         """Bytes that requests hold."""
-        return sum(pool.taken for pool in self._pools if not isinstance(pool, Turns))
+        return sum(budget.taken for budget in self._budgets if not isinstance(budget, Turns))
 
     @property
     def stuck_s(self) -> float:
         """For how long a queue has been full without moving, s."""
-        return max(pool.full_s for pool in self._pools)
+        return max(budget.full_s for budget in self._budgets)
 
     def lane_of(self, need_bytes: int) -> Lane:
         """The lane of what needs so much memory."""
         return self.small if need_bytes <= self.small_bytes else self.large
 
-    def alike(self, one_bytes: int, other_bytes: int) -> bool:
+    def same_lane(self, one_bytes: int, other_bytes: int) -> bool:
         """Whether both are for the same lane, and fit there or not."""
         lane = self.lane_of(one_bytes)
         return lane is self.lane_of(other_bytes) and other_bytes <= lane.bodies.size
 
-    def claim(self, patience: Patience) -> "Claim":
+    def claim(self, deadline: Deadline) -> "Claim":
         """The claim of a request that has just come."""
-        return Claim(self, patience)
+        return Claim(self, deadline)
 
 
 class HeldBody(NamedTuple):
@@ -116,11 +117,11 @@ class HeldBody(NamedTuple):
 class Claim:
     """What one request holds: bytes, a turn, a job on a thread. `close` gives all of it back."""
 
-    def __init__(self, admission: Admission, patience: Patience) -> None:
-        self.patience = patience
+    def __init__(self, admission: Admission, deadline: Deadline) -> None:
+        self.deadline = deadline
         self.queue_ms = 0.0
         self._admission = admission
-        self._held: list[tuple[Pool, int]] = []
+        self._held: list[tuple[Budget, int]] = []
         self._body: HeldBody | None = None
         self._turn: Turns | None = None
         self._job: Future[Any] | None = None
@@ -226,7 +227,7 @@ class Claim:
         self._lapped_s, self._lapped_queue_ms = now, self.queue_ms
         return lap_ms
 
-    async def read_or_print(self, inline: bool, function: Callable[[], T]) -> T:
+    async def run_codec(self, inline: bool, function: Callable[[], T]) -> T:
         """Run a codec: on the event loop where it takes next to nothing."""
         if inline:
             return function()
@@ -242,7 +243,7 @@ class Claim:
 
         """
         if cost_ms <= self._admission.inline_ms:
-            self.patience.check()
+            self.deadline.check()
             return function()
         small = cost_ms <= SMALL_MS
         await self.take_turn(small=small)
@@ -258,42 +259,43 @@ class Claim:
 
     def close(self) -> None:
         """Give everything back; what a thread still works for, when it is done."""
-        self.patience.close()
+        self.deadline.close()
         if self._job is None or self._job.cancel() or self._job.done():
             self._release()
         else:
             loop = asyncio.get_running_loop()
             self._job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
 
-    async def _take(self, pool: Pool, amount: int) -> None:
-        await self._queue(pool, amount)
-        self._held.append((pool, amount))
+    async def _take(self, budget: Budget, amount: int) -> None:
+        await self._queue(budget, amount)
+        self._held.append((budget, amount))
 
-    async def _queue(self, pool: Pool, amount: int, rest: int = 0) -> None:
+    async def _queue(self, budget: Budget, amount: int, rest: int = 0) -> None:
         asked = clock()
-        await pool.take(amount, self._wait, rest)
+        await budget.take(amount, self._wait, rest)
         self.queue_ms += (clock() - asked) * 1e3
 
     async def _wait(self, granted: asyncio.Future[None]) -> None:
-        await self.patience.wait(granted, self._admission.timeout_s)
+        await self.deadline.wait(granted, self._admission.timeout_s)
 
     async def _on(self, thread: ThreadPoolExecutor, function: Callable[[], T]) -> T:
-        self.patience.check()
+        self.deadline.check()
         asked, begun = clock(), [0.0]
 
         def job() -> T:
             begun[0] = clock()
             return function()
 
-        submitted: Future[T] = thread.submit(job)
+        # What is told of the request, its id, goes with it.
+        submitted: Future[T] = thread.submit(copy_context().run, job)
         self._job = submitted
-        result = await self.patience.wait(_quiet(asyncio.wrap_future(submitted)))
+        result = await self.deadline.wait(_quiet(asyncio.wrap_future(submitted)))
         self.queue_ms += (begun[0] - asked) * 1e3
         return result
 
     def _release(self) -> None:
-        for pool, amount in self._held:
-            pool.give(amount)
+        for budget, amount in self._held:
+            budget.give(amount)
         self._held.clear()
         if self._body is not None:
             self._body.give()

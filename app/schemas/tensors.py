@@ -1,10 +1,11 @@
 """Tensors as the wire knows them, and the one table of dtypes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field as Member
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 Shape = tuple[int, ...]
@@ -115,6 +116,29 @@ class TensorField(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupField:
+    """An object with tensors in it, or a list of at most `most` such objects."""
+
+    fields: Mapping[str, "Field"]
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsField:
+    """A list of at most `most` requests, each read as if it came alone, and refused alone.
+
+    `fields_of` tells a request's tensor fields from its members, of which arrays and objects show
+    as empty ones; it may raise a RequestError.
+    """
+
+    most: int
+    fields_of: Callable[[Mapping[str, object]], Mapping[str, "Field"]]
+
+
+Field = TensorField | GroupField | DocumentsField
+
+
+@dataclass(frozen=True, slots=True)
 class _Decoded:
     """Teaches pydantic a field that holds a decoded `TensorPayload`, or one reserved word."""
 
@@ -145,7 +169,7 @@ class _Decoded:
 
 Tensor = Annotated[TensorPayload, _Decoded()]
 AnswerTensor = Annotated[TensorPayload, _Decoded(format=ANSWER_FORMAT)]
-Tensors = Annotated[tuple[Tensor, ...], Field(min_length=1)]
+Tensors = Annotated[tuple[Tensor, ...], Member(min_length=1)]
 TensorOrOnes = Annotated[TensorPayload | Literal["ones"], _Decoded("ones")]
 TensorsOrOnes = Tensors | Literal["ones"]
 

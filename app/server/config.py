@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 
-from app.api import logs
+from app.observability import logs
 from app.settings import Settings, SettingsError
 
 logger = logging.getLogger("uvicorn.error")

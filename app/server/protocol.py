@@ -14,7 +14,6 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.api.clients import address_of
 from app.errors import (
     BodyTimeout,
     HeadersTooLarge,
@@ -22,6 +21,7 @@ from app.errors import (
     MalformedHttp,
     TooManyConnections,
 )
+from app.observability.clients import address_of
 from app.server.config import ServingConfig
 from app.server.heads import check_fields, check_size, without_upgrade
 from app.server.refusals import Sparingly, answer

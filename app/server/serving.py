@@ -17,7 +17,7 @@ from types import FrameType
 
 import uvicorn
 
-from app.api.logs import STREAM
+from app.observability.logs import STREAM
 from app.server.config import ServingConfig
 from app.server.process import leave
 from app.server.protocol import CROWDED, Protocol
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         super().run(sockets)
         leave()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first signal, also SIGHUP, starts the drain; SIGINT skips the delay; a second one
         ends it all.
         """

@@ -7,19 +7,20 @@ promises: shapes and bytes agree, ranks and sizes stay within their limits, text
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from app.api.accept import accepted
 from app.api.bodies import media_type
-from app.api.layers import validated
-from app.api.v2 import _app as v2
+from app.api.problems import refusal
+from app.api.v2._face import OpenInference
 from app.api.v2._mapping import check_outputs, fields_of, outputs_of
 from app.codecs import CODECS, open_inference, safetensors
 from app.codecs import json as json_codec
 from app.codecs.inflate import WINDOW_BITS, inflate
 from app.compute import Engine
 from app.errors import LaminaError
-from app.layers import LAYERS, compute_model, tensor_fields
+from app.layers import LAYERS, tensor_fields
+from app.operations import COMPUTE, Context
 from app.schemas.tensors import DTYPES, TensorField, TensorPayload
 from app.settings import Settings
 
@@ -37,6 +38,8 @@ FIELDS = {
 }
 NAMES = tuple(LAYERS)
 _engine = Engine("cpu", Settings().limits)
+_context = Context(_engine, LAYERS, refusal)
+_v2_face = OpenInference(LAYERS["relu"], COMPUTE.reader(_context, LAYERS["relu"]), _engine.limits)
 
 
 def read_json(data: bytes) -> None:
@@ -90,7 +93,7 @@ def read_headers(data: bytes) -> None:
         b"inference-header-content-length",
     )
     headers = dict(zip(names, data.split(b"\n"), strict=False))
-    for parse in (accepted, media_type, v2._check_encoding, v2._header_length):
+    for parse in (accepted, media_type, _v2_face.wire):
         try:
             parse(headers)
         except LaminaError:
@@ -112,18 +115,17 @@ def answer_request(data: bytes) -> None:
     else:
         inference = open_inference.decode(body, None, max_rank=MAX_RANK, max_tensors=MAX_TENSORS)
         fields = fields_of(spec, tensors, inference, limits["max_replicas"])
-    call: Any = validated(compute_model(spec), fields)
-    plan = _engine.plan(spec, call)
+    task = COMPUTE.reader(_context, spec).read(fields)
     if inference:
-        check_outputs(spec, plan, call.dtype, inference)
-    if plan.estimated_ms > (MAX_EXPLAINED_MS if call.explain else MAX_RUN_MS):
+        check_outputs(spec, task.outputs(), task.dtype, inference)
+    if task.estimate.ms > (MAX_RUN_MS if task.is_brief else MAX_EXPLAINED_MS):
         return
-    answer = _engine.run(spec, call, plan)
+    answer = task.work()
     if inference:
         outputs = outputs_of(answer, inference)
         open_inference.encode(spec.name, inference, outputs)
     else:
-        text = b"".join(json_codec.encode(answer, encoding=call.encoding))
+        text = b"".join(json_codec.encode(answer, encoding=task.encoding))
         json.loads(text, parse_constant=_no_constant)
         safetensors.encode(answer)
 

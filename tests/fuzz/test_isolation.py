@@ -3,6 +3,7 @@ torch's own state stays as it was.
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,6 @@ from app.settings import Settings
 from tests._serving import serving
 from tests._soak import SOAK, rounds
 from tests.conftest import LIMITS, wire
-from tests.test_contract import OPTIONS, request
 from tests.test_torch_is_safe import random_body
 
 # Threads that wait for each other over tiny tensors take minutes on a busy machine.
@@ -36,22 +36,18 @@ MAX_SMALL_BYTES = 10_000
 
 
 def bodies() -> Iterator[tuple[str, bytes]]:
-    """A request of every layer in each of its options, with gradients, in several dtypes."""
+    """A layer's every case, in several dtypes, and one of them large."""
     for name, spec in LAYERS.items():
-        for number, options in enumerate(OPTIONS[spec.family]):
-            body = request(spec, options) | {spec.gradient: "ones"}
-            body["dtype"] = ("float32", "float64", "bfloat16", "float16")[number % 4]
-            yield name, b"".join(json_codec.encode({k: wire(v) for k, v in body.items()}))
-            if number == 0:
-                large = repeated(body)
-                yield name, b"".join(json_codec.encode({k: wire(v) for k, v in large.items()}))
+        for number, case in enumerate(spec.cases):
+            dtype = ("float32", "float64", "bfloat16", "float16")[number % 4]
+            yield name, json.dumps({"dtype": dtype, **case.body}).encode()
+        base = dict((spec.own_cases or spec.cases)[0].body)
+        yield name, json.dumps(repeated(base)).encode()
 
 
 def repeated(body: Mapping[str, Any]) -> dict[str, Any]:
     """The same with a batch so large that it leaves the event loop."""
-    many = {"input", "indices"}
-    return {k: torch.cat([v] * 400) if k in many and "inputs" not in body else v
-            for k, v in body.items()}  # fmt: skip
+    return {k: v * 400 if k in ("input", "indices") else v for k, v in body.items()}
 
 
 BODIES = list(bodies())
@@ -62,7 +58,7 @@ def answer(engine: Engine, layer: str, body: bytes) -> bytes:
     spec = LAYERS[layer]
     fields = json_codec.decode(body, tensor_fields(spec), max_rank=8, max_list=64)
     call: Any = compute_model(spec).model_validate(fields)
-    return b"".join(safetensors.encode(engine.run(spec, call, engine.plan(spec, call))))
+    return b"".join(safetensors.encode(engine.run(spec, call, engine.plan(spec, call)[0])))
 
 
 def torch_state() -> dict[str, object]:

@@ -134,7 +134,7 @@ def test_safetensors(payload: TensorPayload, spaces: int) -> None:
     assert fields["dtype"] == payload.dtype
     assert np.frombuffer(read.data, DTYPES[read.dtype].storage).flags.aligned
     assert not read.data.readonly
-    written = b"".join(safetensors.encode({"output": read, "more": [payload]}))
+    written = b"".join(safetensors.encode({"output": read, "more.0": payload}))
     (length,) = struct.unpack("<Q", written[:8])
     entries = json.loads(written[8 : 8 + length])
     for name in ("output", "more.0"):

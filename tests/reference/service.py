@@ -25,8 +25,12 @@ def ask(
     dtype = body.get("dtype", "float32")
     fields = {name: _field(value, dtype, name) for name, value in body.items()}
     call = compute_model(spec).model_validate(fields)
-    answer = engine.run(spec, call, engine.plan(spec, call))
-    return {name: _array(payload) for name, payload in _leaves(answer)}
+    answer = engine.run(spec, call, engine.plan(spec, call)[0])
+    return {
+        name: _array(payload)
+        for name, payload in answer.items()
+        if isinstance(payload, TensorPayload)
+    }
 
 
 def _field(value: Any, dtype: str, name: str) -> Any:
@@ -52,13 +56,3 @@ def _array(payload: TensorPayload) -> Array:
     elif DTYPES[payload.dtype].is_float:
         stored = stored.astype(np.float64)
     return stored.reshape(payload.shape)
-
-
-def _leaves(node: Any, path: str = "") -> Any:
-    """Every payload below the answer, by its dotted path."""
-    if isinstance(node, TensorPayload):
-        yield path, node
-    elif isinstance(node, dict) or (isinstance(node, list) and path):
-        pairs = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in pairs:
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))

@@ -14,10 +14,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from app.api.problems import from_validation
 from app.compute import Engine
 from app.errors import InvalidRequest
 from app.layers import LAYERS
+from app.operations import from_validation
 from tests.conftest import compute
 
 Body = Mapping[str, Any]

@@ -4,7 +4,7 @@ import math
 import random
 from typing import Any
 
-from app.codecs import json, safetensors
+from app.codecs import json, nested, safetensors
 from app.compute import Engine
 from app.layers import LAYERS, compute_model, tensor_fields
 from tests._binary import Tensors, bits, packed, saved
@@ -61,7 +61,7 @@ def answer_bits(engine: Engine, codec: Any, body: bytes | bytearray) -> dict[str
     spec = LAYERS["conv1d"]
     fields = codec.decode(body, tensor_fields(spec), max_rank=8, max_list=64)
     call = compute_model(spec).model_validate(fields)
-    answer = unwire(engine.run(spec, call, engine.plan(spec, call)))
+    answer = unwire(nested(engine.run(spec, call, engine.plan(spec, call)[0])))
     found = {"output": answer["output"], **answer["gradients"]}
     return {name: bits(tensor) for name, tensor in found.items()}
 

@@ -1,18 +1,18 @@
 """The protocol's names and parameters <-> a layer's fields and outputs."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from app.api.problems import nearest
 from app.codecs.named import add_tensors
 from app.codecs.open_inference import NAMES, Inference, Output
 from app.errors import InvalidRequest
-from app.layers import LayerSpec, Plan, Port
+from app.layers import LayerSpec, Port
+from app.operations import nearest
 from app.schemas.calls import ComputeCall
-from app.schemas.tensors import TensorField, TensorPayload
+from app.schemas.tensors import Field, TensorPayload
 
 RESERVED = frozenset(
     ("binary_data_output", "timeout", "priority", "headers", "sequence_id", "sequence_start",
@@ -29,7 +29,7 @@ INT64 = range(-(2**63), 2**63)
 
 
 def fields_of(
-    spec: LayerSpec, tensors: Mapping[str, TensorField], inference: Inference, max_list: int
+    spec: LayerSpec, tensors: Mapping[str, Field], inference: Inference, max_list: int
 ) -> dict[str, object]:
     """The request's fields as `/v1` has them.
 
@@ -89,17 +89,15 @@ def _integer(payload: TensorPayload) -> int:
     return int(np.frombuffer(payload.data, "<i8")[0])
 
 
-def check_outputs(spec: LayerSpec, plan: Plan, dtype: str, inference: Inference) -> None:
+def check_outputs(
+    spec: LayerSpec, outputs: Iterable[str], dtype: str, inference: Inference
+) -> None:
     """Refuse outputs that this request cannot have, before anything is computed.
 
     BF16 has no form in JSON, in Triton neither: its clients cannot read the strings that NaN and
     infinity would be.
     """
-    known = [public_name(path) for path in plan.outputs]
-    for name in plan.inputs:
-        port = name.partition(".")[0]
-        if any(p.name == port and p.differentiable for p in spec.inputs):
-            known.append(f"grad_{name}")
+    known = [public_name(path) for path in outputs]
     for output in inference.outputs or ():
         if output.name not in known:
             hint = nearest(output.name, known)
@@ -113,21 +111,14 @@ def check_outputs(spec: LayerSpec, plan: Plan, dtype: str, inference: Inference)
 
 def outputs_of(answer: Mapping[str, Any], inference: Inference) -> dict[str, TensorPayload]:
     """The tensors of an answer by public name: those asked for, in that order, or all."""
-    found = {public_name(path): payload for path, payload in _tensors(answer, "")}
+    found = {
+        public_name(path): payload
+        for path, payload in answer.items()
+        if isinstance(payload, TensorPayload)
+    }
     if inference.outputs is None:
         return found
     return {output.name: found[output.name] for output in inference.outputs}
-
-
-def _tensors(value: Any, path: str) -> Iterator[tuple[str, TensorPayload]]:
-    if isinstance(value, TensorPayload):
-        yield path, value
-    elif isinstance(value, dict | list):
-        items: Iterable[tuple[Any, Any]] = (
-            value.items() if isinstance(value, dict) else enumerate(value)
-        )
-        for key, item in items:
-            yield from _tensors(item, f"{path}.{key}" if path else str(key))
 
 
 def public_name(path: str) -> str:

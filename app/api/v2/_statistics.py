@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from app.api.metrics import Metrics, Totals
+from app.observability.metrics import Metrics, Totals
 
 ENCODING = "open_inference"
 PARTS = {

@@ -6,7 +6,7 @@ non-finite numbers, integers beyond 64 bits), takes a slower path under the same
 """
 
 from app.codecs.json._reader import decode
-from app.codecs.json._writer import encode, warm_up
+from app.codecs.json._writer import encode, printed, warm_up
 from app.schemas.tensors import DTYPES
 
 INLINE_BYTES = 384 * 1024
@@ -35,5 +35,6 @@ __all__ = [
     "decode",
     "encode",
     "need_bytes",
+    "printed",
     "warm_up",
 ]

@@ -8,17 +8,26 @@ import simdjson
 
 from app.codecs.json._rows import Rows
 from app.codecs.json._tensors import TensorReader, plain
-from app.codecs.json._text import members, parse
-from app.errors import InvalidRequest
-from app.schemas.tensors import DTYPES, TensorField, TensorPayload
+from app.codecs.json._text import members, parse, plain_kind
+from app.errors import InvalidRequest, RequestError
+from app.schemas.tensors import (
+    DTYPES,
+    DocumentsField,
+    Field,
+    GroupField,
+    TensorField,
+    TensorPayload,
+    json_kind,
+)
 
 PROXIES = (simdjson.Array, simdjson.Object)
+Fields = Mapping[str, Field]
 
 
 def decode(
-    body: bytes | bytearray, tensors: Mapping[str, TensorField], *, max_rank: int, max_list: int
+    body: bytes | bytearray, tensors: Fields, *, max_rank: int, max_list: int
 ) -> dict[str, object]:
-    """Read one JSON object; the fields named in `tensors` become payloads.
+    """Read one JSON object; the fields named in `tensors` become payloads, wherever they stand.
 
     Raises:
         MalformedBody: not a JSON object in UTF-8.
@@ -27,7 +36,7 @@ def decode(
 
     """
     parser = _own.__dict__.pop("parser", None) or simdjson.Parser()
-    fields = _decode(parser, body, tensors, max_rank, max_list)
+    fields = _Reader(max_rank, max_list).document(parse(parser, body), body, tensors)
     _own.parser = parser
     return fields
 
@@ -38,48 +47,102 @@ def decode(
 _own = threading.local()
 
 
-def _decode(
-    parser: simdjson.Parser,
-    body: bytes | bytearray,
-    tensors: Mapping[str, TensorField],
-    max_rank: int,
-    max_list: int,
-) -> dict[str, object]:
-    document = parse(parser, body)
-    dtype = str(plain(document.get("dtype", "float32"), "dtype"))
-    requested = DTYPES.get(dtype, DTYPES["float64"])
-    rows = Rows()
+class _Reader:
+    """Reads one document; the path to what it reads becomes the pointers of its errors."""
 
-    def read(value: Any, pointer: str, field: TensorField) -> TensorPayload:
-        reader = TensorReader(DTYPES[field.dtype] if field.dtype else requested, max_rank)
+    def __init__(self, max_rank: int, max_list: int) -> None:
+        self._max_rank = max_rank
+        self._max_list = max_list
+        self._rows = Rows()
+
+    def document(self, document: Any, body: bytes | bytearray, tensors: Fields) -> dict[str, Any]:
+        dtype = str(plain(document.get("dtype", "float32"), "dtype"))
+        self._dtype = DTYPES.get(dtype, DTYPES["float64"])
+        fields = self._object(document, tensors, "")
+        self._rows.check(body, document)
+        return fields
+
+    def _object(self, value: Any, tensors: Fields, path: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for name, item in members(value):
+            pointer = f"{path}{name}"
+            if name in fields:
+                raise InvalidRequest.at(
+                    pointer, "duplicate-field", f"{pointer}: given more than once"
+                )
+            fields[name] = (
+                self._field(item, tensors.get(name), pointer) if isinstance(item, PROXIES) else item
+            )
+        return fields
+
+    def _field(self, value: Any, field: Field | None, pointer: str) -> object:
+        match field:
+            case None:
+                return plain(value, pointer)
+            case TensorField(many=False):
+                return self._tensor(value, field, pointer)
+            case TensorField():
+                items = self._listed(value, self._max_list, "tensors", pointer)
+                return tuple(
+                    self._tensor(item, field, f"{pointer}/{index}")
+                    if isinstance(item, PROXIES)
+                    else item
+                    for index, item in enumerate(items)
+                )
+            case GroupField(most=None):
+                return self._group(value, field, pointer)
+            case GroupField():
+                items = self._listed(value, field.most or 0, "objects", pointer)
+                return [
+                    self._group(item, field, f"{pointer}/{index}")
+                    for index, item in enumerate(items)
+                ]
+            case DocumentsField():
+                items = self._listed(value, field.most, "requests", pointer)
+                return tuple(self._alone(item, field) for item in items)
+
+    @staticmethod
+    def _listed(value: Any, most: int, what: str, pointer: str) -> Any:
+        """The list itself.
+
+        Raises:
+            InvalidRequest: an object in its place, or too many entries.
+
+        """
+        if not isinstance(value, simdjson.Array):
+            detail = f"{pointer}: expected a list of {what}; got an object"
+            raise InvalidRequest.at(pointer, "tensor-form", detail)
+        if len(value) > most:
+            detail = f"{pointer}: expected at most {most} {what}; got {len(value)}"
+            raise InvalidRequest.at(pointer, "too-long", detail)
+        return value
+
+    def _group(self, value: Any, field: GroupField, pointer: str) -> object:
+        if not isinstance(value, simdjson.Object):
+            return plain(value, pointer)
+        return self._object(value, field.fields, f"{pointer}/")
+
+    def _tensor(self, value: Any, field: TensorField, pointer: str) -> TensorPayload:
+        dtype = DTYPES[field.dtype] if field.dtype else self._dtype
+        reader = TensorReader(dtype, self._max_rank)
         payload = reader.read(value, pointer)
         if isinstance(value, simdjson.Array):
-            rows.add(pointer, value, payload.shape, reader.walk)
+            self._rows.add(pointer, value, payload.shape, reader.walk)
         elif isinstance(data := value.get("data"), simdjson.Array):
-            rows.add(f"{pointer}/data", data, (len(data),), reader.walk)
+            self._rows.add(f"{pointer}/data", data, (len(data),), reader.walk)
         return payload
 
-    fields: dict[str, object] = {}
-    for name, value in members(document):
-        if name in fields:
-            raise InvalidRequest.at(name, "duplicate-field", f"{name}: given more than once")
-        field = tensors.get(name)
-        if not isinstance(value, PROXIES):
-            fields[name] = value
-        elif field is None:
-            fields[name] = plain(value, name)
-        elif field.many and isinstance(value, simdjson.Array):
-            if len(value) > max_list:
-                detail = f"{name}: expected at most {max_list} tensors; got {len(value)}"
-                raise InvalidRequest.at(name, "too-long", detail)
-            fields[name] = tuple(
-                read(item, f"{name}/{index}", field) if isinstance(item, PROXIES) else item
-                for index, item in enumerate(value)
+    def _alone(self, value: object, field: DocumentsField) -> dict[str, object] | RequestError:
+        """One of many requests, or what is wrong with it."""
+        try:
+            if not isinstance(value, simdjson.Object):
+                raise InvalidRequest(f"expected an object; got {json_kind(plain_kind(value))}")
+            shown = {name: plain_kind(item) for name, item in members(value)}
+            return decode(
+                value.mini,  # type: ignore[arg-type]  # bytes, whatever its stub says
+                field.fields_of(shown),
+                max_rank=self._max_rank,
+                max_list=self._max_list,
             )
-        elif field.many:
-            detail = f"{name}: expected a list of tensors; got an object"
-            raise InvalidRequest.at(name, "tensor-form", detail)
-        else:
-            fields[name] = read(value, name, field)
-    rows.check(body, document)
-    return fields
+        except RequestError as error:
+            return error

@@ -1,12 +1,14 @@
 """Plain values and tensor payloads -> JSON text."""
 
+import json
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import orjson
 
 from app.codecs._arrays import Array, all_true, as_array, shortest_halves
+from app.codecs._paths import nested
 from app.schemas.tensors import DTYPES, TensorPayload
 
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
@@ -25,7 +27,8 @@ def warm_up() -> None:
 
 
 def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Piece]:
-    """Print an answer, its tensors `nested`, `flat` or `base64`; large ones in pieces of their own.
+    """Serialize an answer, given by dotted names; its tensors `nested`, `flat` or `base64`, large
+    ones in pieces of their own.
 
     Each number is the shortest text that reads back to the same value in its dtype; what is
     not finite becomes "NaN", "Infinity" or "-Infinity".
@@ -48,7 +51,7 @@ def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Pi
             return numbers
         return {"shape": value.shape, "dtype": value.dtype, "data": numbers}
 
-    text = orjson.dumps(answer, default=convert, option=OPTIONS)
+    text = _dumped(nested(answer), convert)
     if not large:
         return [text]
     between = text.split(_PLACE)
@@ -57,6 +60,19 @@ def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Pi
         for rest, pieces in zip(between, [*large, []], strict=True)
         for piece in (rest, *pieces)
     ]
+
+
+def printed(answer: Mapping[str, object], *, encoding: str = "nested") -> object:
+    """The answer as it stands inside another."""
+    return orjson.Fragment(b"".join(encode(answer, encoding=encoding)))
+
+
+def _dumped(answer: Mapping[str, object], convert: Callable[[object], object]) -> bytes:
+    try:
+        return orjson.dumps(answer, default=convert, option=OPTIONS)
+    except TypeError:
+        # Counts in the answer to a shape may exceed 64 bits, which only `json` prints.
+        return json.dumps(answer, separators=(",", ":")).encode()
 
 
 def _numbers(payload: TensorPayload, *, nested: bool) -> object:

@@ -19,7 +19,7 @@ def need_bytes(body_bytes: int) -> int:
     return body_bytes
 
 
-def answer_bytes(numbers: int, dtype: str) -> int:
+def answer_bytes(numbers: int, dtype: str) -> int:  # noqa: ARG001
     """Memory that an answer takes beside its tensors."""
     return 0
 

@@ -9,7 +9,7 @@ from app.codecs import json as json_codec
 from app.codecs.named import add_tensors
 from app.codecs.safetensors._dtypes import DTYPE_OF, FOREIGN
 from app.errors import InvalidRequest, MalformedBody
-from app.schemas.tensors import DTYPES, TensorField, TensorPayload
+from app.schemas.tensors import DTYPES, Field, TensorPayload
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 64 * 1024
@@ -18,7 +18,7 @@ REQUEST = "request"
 
 
 def decode(
-    body: bytes | bytearray, tensors: Mapping[str, TensorField], *, max_rank: int, max_list: int
+    body: bytes | bytearray, tensors: Mapping[str, Field], *, max_rank: int, max_list: int
 ) -> dict[str, object]:
     """Read one file; its tensors become payloads, the metadata's `request` the other fields.
 
@@ -84,7 +84,7 @@ def _payloads(
         raise _broken(f"expected at most {most} tensors; got {len(header)}")
     payloads, ends = {}, []
     for name, entry in header.items():
-        dtype, shape, (start, end) = _entry(name, entry)
+        dtype, shape, (start, end) = _entry(entry)
         if len(shape) > max_rank:
             detail = f"{name[:64]}: expected at most {max_rank} axes; got {len(shape)}"
             raise InvalidRequest.at(name[:64], "too-deep", detail)
@@ -107,7 +107,7 @@ def _payloads(
     return payloads
 
 
-def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+def _entry(entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     """Dtype, shape and offsets of a tensor, of the right types and no more."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end]} if (

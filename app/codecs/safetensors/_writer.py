@@ -12,14 +12,14 @@ from app.schemas.tensors import DTYPES, TensorPayload
 
 ALIGNMENT = 8
 RESPONSE = "response"
-_NOTHING = object()
 
 
-def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes | memoryview]:
-    """The file in pieces: the header, then each tensor's own memory; `encoding` is JSON's alone."""
-    tensors: dict[str, TensorPayload] = {}
-    rest = {key: _without_tensors(value, key, tensors) for key, value in answer.items()}
-    rest = {key: value for key, value in rest.items() if value is not _NOTHING}
+def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes | memoryview]:  # noqa: ARG001
+    """The file of an answer by dotted names, in pieces: the header, then each tensor's own memory;
+    `encoding` is JSON's alone.
+    """
+    tensors = {name: part for name, part in answer.items() if isinstance(part, TensorPayload)}
+    rest = {name: part for name, part in answer.items() if name not in tensors}
     # Wider elements first, so that each tensor begins at a multiple of its element's size.
     ordered = sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize)
     header: dict[str, Any] = {
@@ -40,25 +40,3 @@ def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[by
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return [len(text).to_bytes(8, "little") + text, *pieces]
-
-
-def _without_tensors(value: Any, path: str, tensors: dict[str, TensorPayload]) -> Any:
-    """The value without its tensors, which are put under their paths, and without what is left
-    empty by that.
-    """
-    if isinstance(value, TensorPayload):
-        tensors[path] = value
-        return _NOTHING
-    if isinstance(value, Mapping):
-        items = ((key, _without_tensors(v, _below(path, key), tensors)) for key, v in value.items())
-        members = {key: rest for key, rest in items if rest is not _NOTHING}
-        return members if members or not value else _NOTHING
-    if isinstance(value, list):
-        entries = (_without_tensors(v, _below(path, str(i)), tensors) for i, v in enumerate(value))
-        kept = [rest for rest in entries if rest is not _NOTHING]
-        return kept if kept or not value else _NOTHING
-    return value
-
-
-def _below(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key

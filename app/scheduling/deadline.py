@@ -16,11 +16,11 @@ class Abandoned(Exception):
     """The client left before its answer."""
 
 
-class Patience:
-    """How long one request waits; `deadline_s` is on `clock`."""
+class Deadline:
+    """How long one request waits; `until_s` is on `clock`."""
 
-    def __init__(self, deadline_s: float) -> None:
-        self.deadline_s = deadline_s
+    def __init__(self, until_s: float) -> None:
+        self.until_s = until_s
         self._gone: Callable[[], Awaitable[object]] | None = None
         self._watch: asyncio.Future[object] | None = None
 
@@ -38,7 +38,7 @@ class Patience:
         """
         if self._watch is not None and self._watch.done():
             raise Abandoned
-        if clock() >= self.deadline_s:
+        if clock() >= self.until_s:
             raise DeadlineExceeded(TOO_LATE)
 
     async def wait(self, future: asyncio.Future[T], timeout_s: float | None = None) -> T:
@@ -52,7 +52,7 @@ class Patience:
         """
         if self._watch is None and self._gone is not None:
             self._watch = asyncio.ensure_future(self._gone())
-        left_s = self.deadline_s - clock()
+        left_s = self.until_s - clock()
         hasty = timeout_s is not None and timeout_s < left_s
         await asyncio.wait(
             (future, self._watch) if self._watch else (future,),

@@ -15,7 +15,7 @@ from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper, a
 from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, WrappedLogger
 
-from app.api.log_stream import LogStream
+from app.observability.log_stream import LogStream
 
 STREAM = LogStream(2)
 ROOT = Path(__file__).parents[2]
@@ -103,11 +103,11 @@ def trace_id() -> str | None:
     return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
 
-def _ordered(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+def _ordered(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     return {"time": event["time"], "level": event["level"], "event": event["event"], **event}
 
 
-def _without_values(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+def _without_values(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     # Below the first line asyncio prints objects, whose texts may hold anything.
     if event["logger"] == "asyncio":
         event["event"] = event["event"].partition("\n")[0]
@@ -116,7 +116,7 @@ def _without_values(logger: WrappedLogger, name: str, event: EventDict) -> Event
     return event
 
 
-def _traced(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+def _traced(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     found = {"request_id": correlation_id.get(), "trace_id": trace_id()}
     return {**event, **{key: value for key, value in found.items() if value}}
 

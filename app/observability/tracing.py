@@ -14,7 +14,7 @@ from opentelemetry import trace
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
-from app.api.labels import PROBES, UNMATCHED, Labels, method, phases
+from app.observability.labels import PROBES, UNMATCHED, Labels, method, phases
 
 SCOPE_KEY = "fastapi.telemetry"
 """Where FastAPI keeps what it knows of a request that it traces."""

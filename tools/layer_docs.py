@@ -109,9 +109,8 @@ def _example(engine: Engine, spec: LayerSpec) -> Iterator[str]:
     body = json.dumps(spec.example)
     fields = json_codec.decode(body.encode(), tensor_fields(spec), max_rank=8, max_list=64)
     call = compute_model(spec).model_validate(fields)
-    answer = engine.run(spec, call, engine.plan(spec, call))
-    text = b"".join(json_codec.encode({"output": answer[spec.result]}))
-    output = json.loads(text)["output"]
+    answer = engine.run(spec, call, engine.plan(spec, call)[0])
+    output = json.loads(b"".join(json_codec.encode(answer)))[spec.result]
     yield f"\n```\nPOST /v1/layers/{spec.name}\n{body}\n```\n"
     yield f"answers `{spec.result}`: `{_rounded(output)}`\n"
 

@@ -13,10 +13,10 @@ from asgi_correlation_id import correlation_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from app.api.clients import address_of
-from app.api.labels import PROBES, Labels, method, phases
-from app.api.logs import trace_id
-from app.api.tracing import SCOPE_KEY
+from app.observability.clients import address_of
+from app.observability.labels import PROBES, Labels, method, phases
+from app.observability.logs import trace_id
+from app.observability.tracing import SCOPE_KEY
 
 CLIENT_LEFT = 499
 """The status of a request whose client left before the answer; it stands in logs only."""

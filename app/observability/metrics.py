@@ -26,7 +26,7 @@ FLUSH_S = 0.05
 PHASES = ("queue", "decode", "compute", "encode")
 
 
-class Spent(NamedTuple):
+class PhaseTimings(NamedTuple):
     """Where the time of one request went, ms."""
 
     queue: float
@@ -111,14 +111,14 @@ class Metrics:
             ProcessCollector(registry=self._registry)
             PlatformCollector(registry=self._registry)
         self._children: dict[tuple[object, ...], Histogram] = {}
-        self._noted: list[tuple[str, str, int, Spent | float]] = []
+        self._noted: list[tuple[str, str, int, PhaseTimings | float]] = []
         self._flushing = False
 
     def begun(self) -> None:
         """Note that a request has come: the gauges tell of it soon, wherever they are asked for."""
         self._flush_soon()
 
-    def answered(self, layer: str, encoding: str, spent: Spent) -> None:
+    def answered(self, layer: str, encoding: str, spent: PhaseTimings) -> None:
         """Note a request that was answered."""
         self._note(layer, encoding, 200, spent)
 
@@ -161,7 +161,7 @@ class Metrics:
             and sample.labels["encoding"] == encoding
         }
 
-    def _note(self, layer: str, encoding: str, status: int, spent: Spent | float) -> None:
+    def _note(self, layer: str, encoding: str, status: int, spent: PhaseTimings | float) -> None:
         self._flush_soon()
         self._noted.append((layer, encoding, status, spent))
 
@@ -181,10 +181,10 @@ class Metrics:
         noted, self._noted = self._noted, []
         answered = set()
         for layer, encoding, status, spent in noted:
-            took_ms = sum(spent) if isinstance(spent, Spent) else spent
+            took_ms = sum(spent) if isinstance(spent, PhaseTimings) else spent
             label = f"{status // 100}xx"
             self._child(self._requests, layer, encoding, label).observe(took_ms / 1e3)
-            if isinstance(spent, Spent):
+            if isinstance(spent, PhaseTimings):
                 for phase, part_ms in zip(PHASES, spent, strict=True):
                     self._child(self._phases, layer, encoding, phase).observe(part_ms / 1e3)
                 answered.add((layer, encoding))

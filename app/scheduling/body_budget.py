@@ -1,10 +1,10 @@
 """Memory for bodies while they come in, and for reading them when they are there."""
 
 from app.errors import Overloaded
-from app.scheduling.pool import Pool
+from app.scheduling.budget import Budget
 
 
-class Bodies(Pool):
+class Bodies(Budget):
     """Bodies, beside which enough stays free to read the largest of them.
 
     A body comes in as slowly as its client likes. Who has all of his and waits to read it waits
@@ -44,18 +44,18 @@ class Bodies(Pool):
         self.rests.append(rest)
 
 
-class Reading(Pool):
+class Reading(Budget):
     """What is left beside the bodies, to read them."""
 
     def __init__(self, bodies: Bodies, name: str, max_waiting: int) -> None:
         super().__init__(name, bodies.size, max_waiting)
         self._bodies = bodies
 
-    def free(self, rest: int = 0) -> int:
+    def free(self, rest: int = 0) -> int:  # noqa: ARG002
         """How much is left to read."""
         return self.size - self.taken - self._bodies.taken
 
-    def give(self, amount: int, rest: int = 0) -> None:
+    def give(self, amount: int, rest: int = 0) -> None:  # noqa: ARG002
         """Give back what was taken; those who wait to read get it first."""
         super().give(amount)
         self._bodies.serve()

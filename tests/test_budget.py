@@ -6,7 +6,7 @@ import time
 import pytest
 
 from app.errors import Overloaded
-from app.scheduling.pool import Pool, Turns
+from app.scheduling.budget import Budget, Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -35,58 +35,58 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-async def test_a_pool_serves_in_the_order_of_asking() -> None:
-    pool, served = Pool("it", 10, 4), []
+async def test_a_budget_serves_in_the_order_of_asking() -> None:
+    budget, served = Budget("it", 10, 4), []
 
     async def ask(name: str, amount: int) -> None:
-        await pool.take(amount, endless)
+        await budget.take(amount, endless)
         served.append(name)
 
-    await pool.take(8, endless)
+    await budget.take(8, endless)
     tasks = []
     for name, amount in (("large", 9), ("small", 1), ("other", 2)):
         tasks.append(asyncio.create_task(ask(name, amount)))
         await asyncio.sleep(0)
-    assert (pool.waiting, served) == (3, [])  # small would fit, and waits behind large
-    pool.give(8)
+    assert (budget.waiting, served) == (3, [])  # small would fit, and waits behind large
+    budget.give(8)
     await asyncio.sleep(0)
     assert served == ["large", "small"]
-    pool.give(9)
+    budget.give(9)
     await asyncio.gather(*tasks)
-    assert (pool.taken, pool.waiting) == (3, 0)
+    assert (budget.taken, budget.waiting) == (3, 0)
 
 
 async def test_who_needs_little_passes_who_waits_for_more_than_is_free() -> None:
-    pool = Pool("it", 640, 2)
-    await pool.take(600, endless)
-    large = asyncio.create_task(pool.take(100, endless))
+    budget = Budget("it", 640, 2)
+    await budget.take(600, endless)
+    large = asyncio.create_task(budget.take(100, endless))
     await asyncio.sleep(0)
     for _ in range(4):
-        await pool.take(10, endless)
-    little = asyncio.create_task(pool.take(10, endless))
+        await budget.take(10, endless)
+    little = asyncio.create_task(budget.take(10, endless))
     await asyncio.sleep(0)
-    assert (pool.taken, pool.waiting) == (640, 2)
-    pool.give(10)
+    assert (budget.taken, budget.waiting) == (640, 2)
+    budget.give(10)
     await little
-    assert (pool.taken, pool.waiting) == (640, 1)
-    pool.give(100)
+    assert (budget.taken, budget.waiting) == (640, 1)
+    budget.give(100)
     await large
 
 
 async def test_a_full_queue_refuses_at_once_and_tells_how_long_it_is_full() -> None:
-    pool = Pool("it", 1, 1)
-    await pool.take(1, endless)
-    waiting = asyncio.create_task(pool.take(1, endless))
+    budget = Budget("it", 1, 1)
+    await budget.take(1, endless)
+    waiting = asyncio.create_task(budget.take(1, endless))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await pool.take(1, endless)
+        await budget.take(1, endless)
     await asyncio.sleep(0.02)
-    assert pool.full_s >= 0.01
+    assert budget.full_s >= 0.01
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert (pool.waiting, pool.full_s) == (0, 0)
-    pool.give(1)
-    await pool.take(1, endless)
+    assert (budget.waiting, budget.full_s) == (0, 0)
+    budget.give(1)
+    await budget.take(1, endless)
 
 
 async def test_turns_that_are_never_given_back_are_stuck(clock: Clock) -> None:
@@ -106,21 +106,21 @@ async def test_turns_that_are_never_given_back_are_stuck(clock: Clock) -> None:
 
 
 async def test_who_gives_up_lets_the_next_pass_and_returns_what_it_got_meanwhile() -> None:
-    pool = Pool("it", 10, 4)
-    await pool.take(5, endless)
-    large = asyncio.create_task(pool.take(10, endless))
+    budget = Budget("it", 10, 4)
+    await budget.take(5, endless)
+    large = asyncio.create_task(budget.take(10, endless))
     await asyncio.sleep(0)
-    small = asyncio.create_task(pool.take(5, endless))
+    small = asyncio.create_task(budget.take(5, endless))
     await asyncio.sleep(0)
     large.cancel()
     await small
-    assert pool.taken == 10
-    late = asyncio.create_task(pool.take(10, endless))
+    assert budget.taken == 10
+    late = asyncio.create_task(budget.take(10, endless))
     await asyncio.sleep(0)
-    pool.give(10)
+    budget.give(10)
     late.cancel()  # granted in the same step
     await asyncio.gather(late, return_exceptions=True)
-    assert (pool.taken, pool.waiting) == (0, 0)
+    assert (budget.taken, budget.waiting) == (0, 0)
 
 
 async def test_turns_refuse_what_would_wait_too_long(clock: Clock) -> None:

@@ -16,11 +16,11 @@ EXPECTED_SHARE = 0.6
 hears of it late.
 """
 LITTLE = 64
-"""What needs at most this part of a pool waits for nobody else."""
+"""What needs at most this part of a budget waits for nobody else."""
 Wait = Callable[[asyncio.Future[None]], Awaitable[None]]
 
 
-class Pool:
+class Budget:
     """A number of units, and a queue of bounded length for them."""
 
     def __init__(self, name: str, size: int, max_waiting: int) -> None:
@@ -36,7 +36,7 @@ class Pool:
         """How many requests wait."""
         return len(self._waiting)
 
-    def free(self, rest: int = 0) -> int:
+    def free(self, rest: int = 0) -> int:  # noqa: ARG002
         """How much is left for one who will want `rest` of it later."""
         return self.size - self.taken
 
@@ -80,7 +80,7 @@ class Pool:
                 self._serve()
             raise
 
-    def give(self, amount: int, rest: int = 0) -> None:
+    def give(self, amount: int, rest: int = 0) -> None:  # noqa: ARG002
         """Give back what was taken; those who wait longest get it."""
         self.taken -= amount
         self.serve()
@@ -96,7 +96,7 @@ class Pool:
     def _is_little(self, amount: int) -> bool:
         return amount <= self.size // LITTLE
 
-    def _grant(self, amount: int, rest: int) -> None:
+    def _grant(self, amount: int, rest: int) -> None:  # noqa: ARG002
         self.taken += amount
 
     def _serve(self) -> None:
@@ -120,7 +120,7 @@ class Pool:
             self._full_since = time.monotonic()
 
 
-class Turns(Pool):
+class Turns(Budget):
     """A number of requests at work at a time; refuses early where the queue moves too slowly."""
 
     def __init__(self, name: str, size: int, max_waiting: int, timeout_s: float) -> None:

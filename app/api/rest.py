@@ -1,0 +1,90 @@
+"""The service's own face, `/v1`: a JSON or safetensors body in, either out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+
+from app.api.accept import accepted
+from app.api.bodies import LIMITS, Headers, media_type
+from app.api.pipeline import Header, Pieces, Wire
+from app.codecs import CODECS, JSON, SAFETENSORS
+from app.compute import Answer
+from app.operations import Fields, Operation, Reader, ServiceOperation, Task
+
+ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
+MANY_INLINE_BYTES = 4096
+"""Bodies of many small requests take longer to read than their length tells."""
+TYPES = {media: (b"content-type", media.encode()) for media in CODECS}
+
+
+@dataclass(slots=True)
+class RestWire:
+    """One request: its reader's tensors, the codecs of its body and of its answer, and limits."""
+
+    tensors: Mapping[str, object]
+    codec: ModuleType
+    writer: ModuleType
+    media: str
+    limits: Mapping[str, int]
+    max_body_bytes: int
+    inline_bytes: int
+
+    def need_bytes(self, body_bytes: int) -> int:
+        need: int = self.codec.need_bytes(body_bytes)
+        return need
+
+    def reads_inline(self, body: bytes | bytearray) -> bool:
+        return len(body) <= self.inline_bytes
+
+    def read(self, body: bytes | bytearray) -> Fields:
+        fields: Fields = self.codec.decode(
+            body,
+            self.tensors,
+            max_rank=self.limits["max_rank"],
+            max_list=self.limits["max_replicas"],
+        )
+        return fields
+
+    def check(self, task: Task) -> None:
+        """Every answer has a form in both codecs."""
+
+    def answer_bytes(self, task: Task) -> int:
+        need: int = self.writer.answer_bytes(task.estimate.numbers, task.dtype)
+        return need
+
+    def writes_inline(self, task: Task, answer: Answer) -> bool:  # noqa: ARG002
+        return task.is_brief and task.estimate.numbers <= self.writer.INLINE_NUMBERS
+
+    def write(self, task: Task, answer: Answer) -> tuple[Pieces, tuple[Header, ...]]:
+        return self.writer.encode(answer, encoding=task.encoding), (TYPES[self.media],)
+
+
+class Rest:
+    """The face of one operation's reader."""
+
+    def __init__(self, operation: Operation, reader: Reader, limits: Mapping[str, int]) -> None:
+        self._tensors = reader.tensors
+        self._limits = limits
+        self._holds_many = isinstance(operation, ServiceOperation)
+        self._taken = tuple(CODECS) if operation.binary else (JSON,)
+        self._most_bytes = {
+            media: min(limits[LIMITS[media]], operation.max_body_bytes or limits[LIMITS[media]])
+            for media in self._taken
+        }
+
+    def encoding(self, headers: Headers) -> str:
+        """`json`, `safetensors`, or `other`."""
+        return ENCODINGS.get(headers.get(b"content-type", b""), "other")
+
+    def wire(self, headers: Headers) -> Wire:
+        """The form that `Content-Type` and `Accept` ask for."""
+        sent, wanted = media_type(headers, self._taken), accepted(headers, self._taken)
+        return RestWire(
+            self._tensors,
+            CODECS[sent],
+            CODECS[wanted],
+            wanted,
+            self._limits,
+            self._most_bytes[sent],
+            MANY_INLINE_BYTES if self._holds_many else CODECS[sent].INLINE_BYTES,
+        )

@@ -1,0 +1,68 @@
+"""A request's payloads -> the tensors that a layer takes: canonical order, on the device."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from app.compute._names import sent_tensors, with_port
+from app.compute._tensors import TORCH_DTYPES, aligned, inward, to_torch, working_dtype
+from app.layers import LayerSpec, Plan, Tensors
+from app.schemas.calls import ComputeCall
+from app.schemas.tensors import TensorPayload
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Loads what one request sent to one device."""
+
+    spec: LayerSpec
+    call: ComputeCall
+    plan: Plan
+    device: torch.device
+
+    def inputs(self) -> Tensors:
+        """Every input of the plan: those that were sent, and those that are filled.
+
+        With gradients asked for, those that can be differentiated are leaves of the graph.
+        """
+        dtype = TORCH_DTYPES[working_dtype(self.call.dtype, self.call.compute_dtype)]
+        differentiate = getattr(self.call, self.spec.gradient) is not None
+        payloads = sent_tensors(self.spec, self.call)
+        tensors: dict[str, torch.Tensor] = {}
+        for (name, shape), port in with_port(self.spec.inputs, self.plan.inputs):
+            payload = payloads.get(name)
+            if payload is not None:
+                own = TORCH_DTYPES[port.dtype] if port.dtype else dtype
+                tensor = self._tensor(payload, own, mapped=port.mapped)
+            elif port.fill is not None:
+                tensor = torch.full(shape, port.fill, dtype=dtype, device=self.device)
+            else:
+                continue
+            tensors[name] = tensor.requires_grad_(port.differentiable and differentiate)
+        return tensors
+
+    def output_gradients(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The gradient that came in for each output, in the output's dtype."""
+        given: Any = getattr(self.call, self.spec.gradient)
+        if given == "ones":
+            return tuple(map(torch.ones_like, outputs))
+        mapped = self.spec.outputs[0].mapped
+        payloads = given if self.spec.many else (given,)
+        return tuple(
+            self._tensor(payload, output.dtype, mapped=mapped)
+            for payload, output in zip(payloads, outputs, strict=True)
+        )
+
+    def _tensor(self, payload: TensorPayload, dtype: torch.dtype, *, mapped: bool) -> torch.Tensor:
+        """Contiguous, unless the layer is right in any order.
+
+        Torch has other kernels for other orders, and some of them are wrong: rows 39 to 42 of
+        `docs/surprises.md`.
+        """
+        tensor = to_torch(payload, self.device, dtype)
+        if mapped:
+            tensor = inward(tensor, self.plan.options.layout, self.call.batched)
+            if not (self.spec.any_order and dtype.is_floating_point):
+                tensor = tensor.contiguous()
+        return aligned(tensor) if self.spec.matrix_product else tensor

@@ -1,0 +1,96 @@
+"""Plans from shapes: of a request with its tensors, and of one that names shapes alone."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from app.compute import bounds
+from app.compute._names import results, with_port
+from app.compute._tensors import inward_shape, outward_shape
+from app.errors import InvalidRequest
+from app.layers import LayerSpec, Plan, options_of
+from app.schemas.calls import Call
+from app.schemas.options import CONVENTIONS
+from app.schemas.tensors import Shape, Shapes
+
+
+def planned(
+    spec: LayerSpec, options: Any, shapes: Shapes, limits: Mapping[str, int], *, batched: bool
+) -> Plan:
+    """The layer's plan for tensors of these shapes, as sent.
+
+    Raises:
+        InvalidRequest: shapes or options that do not fit, or over a limit.
+
+    """
+    bounds.check_ranks(spec, shapes, options.layout, batched)
+    bounds.check_extents(options, limits["max_extent"])
+    canonical = {
+        name: inward_shape(shape, options.layout, batched) if port.mapped else shape
+        for (name, shape), port in with_port(spec.inputs, shapes)
+    }
+    return spec.plan(canonical, options)
+
+
+def output_shapes(spec: LayerSpec, call: Call, plan: Plan) -> Any:
+    """The shape of the output as sent; of a list of outputs, a list of them."""
+    shapes = [
+        outward_shape(plan.outputs[name], plan.options.layout, call.batched)
+        if spec.outputs[0].mapped
+        else plan.outputs[name]
+        for name in results(spec, plan.outputs)
+    ]
+    return shapes if spec.many else shapes[0]
+
+
+def shape_answer(spec: LayerSpec, call: Call, limits: Mapping[str, int]) -> dict[str, Any]:
+    """The output shape and how it comes about, whatever the sizes; no tensor is allocated.
+
+    Raises:
+        InvalidRequest: shapes or options that do not fit.
+
+    """
+    try:
+        options = options_of(spec, call)
+        plan = _without_data(spec, call, options, limits)
+    except InvalidRequest as error:
+        error.errors = tuple(
+            replace(found, pointer=_shape_pointer(found.pointer)) for found in error.errors
+        )
+        raise
+    conventions = {}
+    for convention in CONVENTIONS:
+        try:
+            there = _without_data(spec, call, options_of(spec, call, convention), limits)
+            conventions[convention] = output_shapes(spec, call, there)
+        except InvalidRequest:
+            conventions[convention] = None
+    return {
+        "output_shapes" if spec.many else "output_shape": output_shapes(spec, call, plan),
+        "axes": [axis.card().model_dump(exclude_none=True) for axis in plan.axes],
+        "conventions": conventions,
+        "output_elements": sum(math.prod(plan.outputs[n]) for n in results(spec, plan.outputs)),
+        "multiply_adds": plan.cost,
+    }
+
+
+def _without_data(spec: LayerSpec, call: Any, options: Any, limits: Mapping[str, int]) -> Plan:
+    shapes: dict[str, Shape] = (
+        {f"inputs.{i}": shape for i, shape in enumerate(call.input_shapes)}
+        if spec.many
+        else {"input": call.input_shape}
+    )
+    layout, batched = options.layout, call.batched
+    bounds.check_ranks(spec, shapes, layout, batched)
+    first = inward_shape(next(iter(shapes.values())), layout, batched)
+    for (name, shape), port in with_port(spec.inputs, spec.parameters(first, call)):
+        shapes[name] = outward_shape(shape, layout, batched) if port.mapped else shape
+    return planned(spec, options, shapes, limits, batched=batched)
+
+
+def _shape_pointer(pointer: str) -> str:
+    """Where a shape request holds what a compute request holds at the pointer."""
+    if pointer == "#/input":
+        return "#/input_shape"
+    return pointer.replace("#/inputs", "#/input_shapes", 1)

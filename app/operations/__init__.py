@@ -1,0 +1,33 @@
+"""The lists of operations. A new one is one file here and one word in its list."""
+
+from app.operations import batch, layer, shape
+from app.operations._spec import (
+    Context,
+    Fields,
+    LayerOperation,
+    Operation,
+    Reader,
+    ServiceOperation,
+    Task,
+)
+from app.operations._validation import from_validation, nearest, validated
+
+LAYER_OPERATIONS = tuple(module.OPERATION for module in (layer, shape))
+SERVICE_OPERATIONS = tuple(module.OPERATION for module in (batch,))
+COMPUTE = layer.OPERATION
+
+__all__ = [
+    "COMPUTE",
+    "LAYER_OPERATIONS",
+    "SERVICE_OPERATIONS",
+    "Context",
+    "Fields",
+    "LayerOperation",
+    "Operation",
+    "Reader",
+    "ServiceOperation",
+    "Task",
+    "from_validation",
+    "nearest",
+    "validated",
+]
