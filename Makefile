@@ -29,7 +29,8 @@ check: install
 
 # The tests of reliability in full, hours, alone on the machine; docs/reliability.md has what they
 # measured.
-MEASURED := tests/test_cost.py tests/test_torch_is_safe.py tests/test_rates.py tests/test_open_inference.py
+MEASURED := tests/compute/test_cost.py tests/compute/test_torch_is_safe.py \
+	tests/api/test_rates.py tests/api/test_open_inference.py
 soak: install
 	$(BIN)/python -m pip install --quiet "atheris>=3"
 	SOAK=1 $(BIN)/pytest --timeout 14400 tests/fuzz tests/load tests/server $(MEASURED)

@@ -25,8 +25,8 @@ from app.main import create_app
 from app.settings import Settings
 from tests._serving import serving
 from tests._soak import SOAK, rounds
+from tests.compute.test_torch_is_safe import random_body
 from tests.conftest import LIMITS, wire
-from tests.test_torch_is_safe import random_body
 
 # Threads that wait for each other over tiny tensors take minutes on a busy machine.
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,7 @@ import pytest
 
 from tests._serving import serving
 
-OPERATING = Path(__file__).parents[1] / "docs/operating.md"
+OPERATING = Path(__file__).parents[2] / "docs/operating.md"
 CANARY = "canary-5f1c2e"
 RELU = json.dumps({"input": [1.5, -2.5]}).encode()
 PATHS = [

@@ -21,7 +21,7 @@ from app.settings import Settings, SettingsError, load_settings
 from tests._serving import serving
 from tests._soak import MEASURES
 from tests._work import counted_lines
-from tests.test_keys import HEADERS, KEY, OTHER, calling, parts_of
+from tests.api.test_keys import HEADERS, KEY, OTHER, calling, parts_of
 
 
 class Clock:

@@ -153,7 +153,7 @@ def test_no_request_reaches_torch_that_torch_refuses_or_dies_of() -> None:
             "-W",
             "error",
             "-c",
-            f"from tests.test_torch_is_safe import run_cases; run_cases({CASES})",
+            f"from tests.compute.test_torch_is_safe import run_cases; run_cases({CASES})",
         ],
         capture_output=True,
         text=True,

@@ -22,7 +22,7 @@ from app.schemas.tensors import TensorPayload
 from tests._soak import MEASURES
 from tests._work import counted_ms
 from tests.conftest import call_of
-from tests.test_contract import OPTIONS
+from tests.contract.test_contract import OPTIONS
 
 # The rule counts the work of all threads.
 pytestmark = pytest.mark.usefixtures("one_thread")
