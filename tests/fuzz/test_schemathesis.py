@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests._server import serving
-from tests._soak import SOAK, rounds
+from tests._serving import serving
+from tests._soak import SOAK, rounds, within_s
 from tools.openapi import document
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,7 @@ def test_the_service_keeps_its_document(tmp_path: Path) -> None:
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"),
                 f"http://127.0.0.1:{port}/openapi.json",
                 *("--phases", "examples,coverage,fuzzing,stateful", "--mode", "all"),
+                *("--max-response-time", str(within_s(2.0)), "--request-timeout", "120"),
                 *("--max-examples", str(rounds(100, 1000)), "--continue-on-failure"),
                 *(() if SOAK else ("--seed", "0", "--exclude-path-regex", LEFT_OUT.pattern)),
                 *("--report", "json", "--report-json-path", str(tmp_path / "report.json")),
