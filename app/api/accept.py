@@ -37,7 +37,7 @@ def accepted(headers: Mapping[bytes, bytes], offered: tuple[str, ...] = tuple(CO
 
     chosen = max(offered, key=preference)
     if not preference(chosen)[0]:
-        raise NotAcceptable(f"the answer is {' or '.join(offered)}; the Accept header excludes it")
+        raise NotAcceptable(f"the Accept header excludes {' and '.join(offered)}")
     return chosen
 
 

@@ -95,7 +95,7 @@ def build_router(layers: Mapping[str, LayerSpec], known: Mapping[str, Endpoint])
 
     def named(layer: str) -> str:
         if layer not in layers:
-            raise UnknownLayer(f"there is no layer of that name; {nearest(layer, layers)}")
+            raise UnknownLayer(f"no layer has that name; {nearest(layer, layers)}")
         return layer
 
     @router.get("/v1/layers", name="list_layers")

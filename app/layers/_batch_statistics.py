@@ -105,40 +105,40 @@ def check_parameters(
     for name in PARAMETERS:
         if shapes.get(name, (channels,)) != (channels,):
             detail = (
-                f"{name}: expected shape [{channels}], one value a channel of the input; "
+                f"{name}: expected shape [{channels}], one value per channel of the input; "
                 f"got {list(shapes[name])}"
             )
             raise InvalidRequest.at(name, "shape-mismatch", detail)
     given = [name for name in ("running_mean", "running_var") if name in shapes]
     if len(given) == 1:
         missing = "running_var" if given == ["running_mean"] else "running_mean"
-        detail = f"{missing}: {given[0]} came without it; send both or neither"
+        detail = f"{missing}: missing; send it together with {given[0]}, or send neither"
         raise InvalidRequest.at(missing, "missing", detail)
     if options.training:
         _check_training(options, count, image)
     elif not given:
         detail = (
-            "running_mean: `training: false` normalises with running_mean and running_var; "
-            "send both, or `training: true`"
+            "running_mean: missing; `training: false` needs running_mean and running_var. "
+            "Send both, or `training: true`"
         )
         raise InvalidRequest.at("running_mean", "missing", detail)
 
 
 def _check_training(options: BatchNormOptions, count: int, image: str) -> None:
     if options.convention == "torch" and options.eps == 0:
-        detail = "eps: expected more than 0 in training; got 0"
+        detail = "eps: must be greater than 0 in training; got 0"
         raise InvalidRequest.at("eps", "out-of-range", detail)
     if count != 1:
         return
     if options.convention == "torch":
         detail = (
-            f"{image}: expected more than one value a channel in training; got one, whose variance "
-            "is 0. Send a larger batch, or `training: false`"
+            f"{image}: expected more than one value per channel in training; got one, whose "
+            "variance is 0. Send a larger batch, or `training: false`"
         )
         raise InvalidRequest.at(image, "one-value-per-channel", detail)
     if options.running_var_estimator == "unbiased":
         detail = (
-            "running_var_estimator: one value a channel has no unbiased variance; "
+            "running_var_estimator: a single value per channel has no unbiased variance; "
             'send "biased", or a larger batch'
         )
         raise InvalidRequest.at("running_var_estimator", "one-value-per-channel", detail)
@@ -147,7 +147,7 @@ def _check_training(options: BatchNormOptions, count: int, image: str) -> None:
 def check_running(tensors: Tensors) -> None:
     """Refuse a running variance below 0."""
     if tensors["running_var"].min().item() < 0:
-        detail = "running_var: expected no negative variance; got one"
+        detail = "running_var: variances must not be negative"
         raise InvalidRequest.at("running_var", "out-of-range", detail)
 
 

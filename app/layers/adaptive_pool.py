@@ -99,7 +99,7 @@ def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
         for length, size in zip(shape[2:], sizes, strict=True)
     )
     if any(axis.output >= 2**31 for axis in axes):
-        detail = "output_size: expected lengths below 2147483648"
+        detail = "output_size: must be less than 2147483648"
         raise InvalidRequest.at("output_size", "out-of-range", detail)
     output = (*shape[:2], *(axis.output for axis in axes))
     is_max = isinstance(options, AdaptiveMaxPoolOptions)

@@ -58,7 +58,7 @@ def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
     shape = shapes["input"]
     check_not_empty(shape)
     if options.divisor_override == 0:
-        detail = "divisor_override: expected an integer other than 0; got 0"
+        detail = "divisor_override: must not be 0"
         raise InvalidRequest.at("divisor_override", "out-of-range", detail)
     axes = sliding_axes(shape[2:], options)
     if not options.count_include_pad and options.divisor_override is None:

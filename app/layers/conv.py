@@ -106,19 +106,19 @@ def _overhead_ns(samples: int, groups: int, axes: Iterable[SlidingAxis]) -> floa
 
 def _check_weight(shape: Shape, weight: Shape, options: ConvOptions) -> None:
     if 0 in weight:
-        detail = f"weight: expected axes of length 1 and more; got {list(weight)}"
+        detail = f"weight: all axes must be non-empty; got shape {list(weight)}"
         raise InvalidRequest.at("weight", "empty-axis", detail)
     channels, groups = shape[1], options.groups
     if channels % groups or weight[0] % groups:
         detail = (
-            f"groups: expected a divisor of the {channels} input and {weight[0]} output "
+            f"groups: must divide the {channels} input channels and the {weight[0]} output "
             f"channels; got {groups}"
         )
         raise InvalidRequest.at("groups", "shape-mismatch", detail)
     if weight[1] * groups != channels:
         detail = (
-            f"weight: expected [out, {channels // groups}, *kernel], for {channels} channels in "
-            f"{groups} groups; got {list(weight)}"
+            f"weight: expected shape [out, {channels // groups}, *kernel] for {channels} channels "
+            f"in {groups} groups; got {list(weight)}"
         )
         raise InvalidRequest.at("weight", "shape-mismatch", detail)
 
@@ -200,7 +200,7 @@ def parameter_shapes(shape: Shape, call: Any) -> Shapes:
     dims = len(shape) - 2
     kernel = per_axis("kernel_size", call.kernel_size, dims) if dims > 0 else ()
     if shape[1] % call.groups:
-        detail = f"groups: expected a divisor of the {shape[1]} channels; got {call.groups}"
+        detail = f"groups: must divide the {shape[1]} channels; got {call.groups}"
         raise InvalidRequest.at("groups", "shape-mismatch", detail)
     return {"weight": (call.out_channels, shape[1] // call.groups, *kernel)}
 

@@ -43,12 +43,12 @@ def plan_group(shapes: Shapes, options: GroupNormOptions) -> Plan:
     groups = options.num_groups
     if groups is None:
         detail = (
-            f"num_groups: expected a divisor of the {shape[1]} channels; got none, and the "
-            f"{options.convention} convention has no default"
+            f"num_groups: missing; the {options.convention} convention has no default. It must "
+            f"divide the {shape[1]} channels"
         )
         raise InvalidRequest.at("num_groups", "missing", detail)
     if shape[1] % groups:
-        detail = f"num_groups: expected a divisor of the {shape[1]} channels; got {groups}"
+        detail = f"num_groups: must divide the {shape[1]} channels; got {groups}"
         raise InvalidRequest.at("num_groups", "shape-mismatch", detail)
     return _plan(shapes, options, groups)
 
@@ -59,8 +59,8 @@ def plan_instance(shapes: Shapes, options: InstanceNormOptions) -> Plan:
     check_not_empty(shape)
     if options.convention == "torch" and math.prod(shape[2:]) == 1:
         detail = (
-            f"input: expected more than one value a sample and channel; got the shape "
-            f"{list(shape)}, whose variance is 0. Use `batch_norm` or `layer_norm`"
+            f"input: expected more than one value per sample and channel; got shape "
+            f"{list(shape)}, whose variances are 0. Use `batch_norm` or `layer_norm`"
         )
         raise InvalidRequest.at("input", "one-value-per-channel", detail)
     return _plan(shapes, options, shape[1])

@@ -48,9 +48,9 @@ def plan(shapes: Shapes, options: Any) -> Plan:
     shape = shapes["input"]
     normalized = _normalized(shape, options)
     if 0 in normalized:
-        detail = f"input: expected normalised axes of length 1 and more; got {list(shape)}"
+        detail = f"input: normalized axes must be non-empty; got shape {list(shape)}"
         raise InvalidRequest.at("input", "empty-axis", detail)
-    check_parameters(shapes, normalized, "the normalised shape")
+    check_parameters(shapes, normalized, "the normalized shape")
     lead = shape[: len(shape) - len(normalized)]
     rms = isinstance(options, RmsNormOptions)
     names = ("inv_rms",) if rms else ("mean", "inv_std")
@@ -76,7 +76,7 @@ def _normalized(shape: Shape, options: _Trailing) -> Shape:
     if axis is not None:
         if not -len(shape) <= axis < len(shape):
             detail = (
-                f"axis: expected {-len(shape)} to {len(shape) - 1} for the shape {list(shape)}; "
+                f"axis: must be from {-len(shape)} to {len(shape) - 1} for shape {list(shape)}; "
                 f"got {axis}"
             )
             raise InvalidRequest.at("axis", "out-of-range", detail)
@@ -84,7 +84,7 @@ def _normalized(shape: Shape, options: _Trailing) -> Shape:
     normalized = wanted if isinstance(wanted, tuple) else (wanted or 0,)
     if shape[-len(normalized) :] != normalized:
         detail = (
-            f"normalized_shape: expected the last lengths of the input, {list(shape)}; "
+            f"normalized_shape: must match the last axes of the input, of shape {list(shape)}; "
             f"got {list(normalized)}"
         )
         raise InvalidRequest.at("normalized_shape", "shape-mismatch", detail)

@@ -76,7 +76,7 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
     shape = shapes["input"]
     check_not_empty(shape)
     if options.storage_order == "column" and options.index_base != "onnx":
-        detail = 'storage_order: "column" is an order of onnx indices; add `index_base: "onnx"`'
+        detail = 'storage_order: "column" requires `index_base: "onnx"`'
         raise InvalidRequest.at("storage_order", "conflict", detail)
     axes = sliding_axes(shape[2:], options)
     refuse_empty_windows(axes)

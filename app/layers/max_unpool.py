@@ -62,11 +62,11 @@ def plan(shapes: Shapes, options: MaxUnpoolOptions) -> Plan:
     check_not_empty(shape)
     if shapes["indices"] != shape:
         detail = (
-            f"indices: expected the input's shape, {list(shape)}; got {list(shapes['indices'])}"
+            f"indices: expected the shape of input, {list(shape)}; got {list(shapes['indices'])}"
         )
         raise InvalidRequest.at("indices", "shape-mismatch", detail)
     if options.storage_order == "column" and options.index_base != "onnx":
-        detail = 'storage_order: "column" is an order of onnx indices; add `index_base: "onnx"`'
+        detail = 'storage_order: "column" requires `index_base: "onnx"`'
         raise InvalidRequest.at("storage_order", "conflict", detail)
     dims = len(shape) - 2
     kernel = per_axis("kernel_size", options.kernel_size, dims)
@@ -100,7 +100,7 @@ def _default_size(shape: Shape, used: MaxUnpoolOptions) -> Shape:
 def _output_size(default: Shape, stride: Shape, options: MaxUnpoolOptions) -> Shape:
     given = options.output_size
     if min(default) < 1 and (given is None or options.index_space == "default"):
-        detail = f"padding: expected less; the output would be {list(default)}"
+        detail = f"padding: too large; the output shape would be {list(default)}"
         raise InvalidRequest.at("padding", "out-of-range", detail)
     if given is None:
         return default
@@ -171,8 +171,8 @@ def _check_range(where: torch.Tensor, shape: torch.Size, positions: int) -> None
             index.append(str(position))
         pointer = "indices/" + "/".join(reversed(index))
         detail = (
-            f"indices: expected positions in a plane of {positions}, each in its own sample and "
-            "channel; one is outside. `index_base` says what indices count"
+            f"indices: an index is out of range: each must lie within the {positions} positions of "
+            "its own sample and channel. `index_base` defines how positions are counted"
         )
         raise InvalidRequest(detail, [FieldError(f"#/{pointer}", "out-of-range", detail)])
 

@@ -29,7 +29,7 @@ class Bodies(Budget):
 
         """
         if wanted - held > self.free(rest):
-            raise Overloaded(f"there is no {self.name} left")
+            raise Overloaded(f"the {self.name} is exhausted")
         self._grant(wanted - held, rest)
 
     def give(self, amount: int, rest: int = 0) -> None:

@@ -54,7 +54,7 @@ class Budget:
         """
         if not self._fits(amount, rest) and self.waiting >= self._max_waiting:
             self._note_full()
-            raise Overloaded(f"{self.waiting} requests wait for {self.name} already")
+            raise Overloaded(f"the queue for {self.name} is full, with {self.waiting} requests")
 
     async def take(self, amount: int, wait: Wait, rest: int = 0) -> None:
         """Take some, and `rest` later; `wait` waits for a future, and raises when it gives up.
@@ -141,7 +141,7 @@ class Turns(Budget):
         wait_s = (self.waiting + 1) * self._pace_s
         if not self._fits(amount) and wait_s > EXPECTED_SHARE * self._timeout_s:
             self._note_full()
-            raise Overloaded(f"the wait for {self.name} is about {wait_s:.1f} s", wait_s)
+            raise Overloaded(f"the estimated wait for {self.name} is {wait_s:.1f} s", wait_s)
 
     def give(self, amount: int, rest: int = 0) -> None:
         """Give back what was taken; those who wait longest get it."""

@@ -140,7 +140,7 @@ class Claim:
         if need_bytes > lane.bodies.size:
             raise BodyTooLarge(
                 f"reading the body takes {need_bytes} bytes of memory; "
-                f"this service has {lane.bodies.size} for it"
+                f"the limit is {lane.bodies.size}"
             )
         if lane is self._admission.large:
             lane.turns.check_room()
@@ -203,8 +203,8 @@ class Claim:
         lane = self._admission.lane_of(need_bytes)
         if need_bytes > lane.results.size:
             raise OutputTooLarge(
-                f"the result and its text need {need_bytes} bytes of memory; this service has "
-                f"{lane.results.size} for it. Send fewer samples, or ask for a binary answer"
+                f"the result and its serialized form need {need_bytes} bytes of memory; the limit "
+                f"is {lane.results.size}. Send fewer samples, or request a binary answer"
             )
         await self._take(lane.results, need_bytes)
 

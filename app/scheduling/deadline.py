@@ -8,7 +8,7 @@ from typing import TypeVar
 from app.errors import DeadlineExceeded, Overloaded
 
 T = TypeVar("T")
-TOO_LATE = "the request's time was over before its answer was ready"
+TOO_LATE = "the request's deadline passed before its answer was ready"
 clock = time.perf_counter
 
 
@@ -63,7 +63,7 @@ class Deadline:
             return future.result()
         self.check()
         if hasty:
-            raise Overloaded("no turn came in time")
+            raise Overloaded("the request waited in the queue for too long")
         raise DeadlineExceeded(TOO_LATE)  # the event loop's timers end a little early
 
     def close(self) -> None:
