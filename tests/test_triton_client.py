@@ -199,7 +199,7 @@ def test_shared_memory_classes_and_bf16_in_json_are_refused_by_name(client: Any)
         (shared, asked("output"), "shared_memory is not supported"),
         (sent("input", X), [there], "shared_memory is not supported"),
         (sent("input", X), [classes], "classification is not supported"),
-        (brain, asked("output", binary=False), "BF16 travels as bytes"),
+        (brain, asked("output", binary=False), "BF16 is only available as binary"),
     ):
         with pytest.raises(InferenceServerException) as caught:
             client.infer("relu", [inputs], outputs=outputs)

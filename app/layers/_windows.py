@@ -12,21 +12,22 @@ from app.schemas.tensors import Shape
 
 
 class WindowOptions(LayerOptions):
-    """What every pooling over sliding windows shares."""
+    """Options shared by all pooling layers with sliding windows."""
 
     kernel_size: Size
-    """The window, elements an axis."""
+    """Size of the window along each spatial axis."""
     stride: Size | None = None
-    """Distance between windows; null: the convention's default, the kernel size or 1."""
+    """Distance between windows; null: the convention's default, which is the kernel size or 1."""
     padding: Padding = 0
-    """Around the input, never a maximum, 0 in a sum: numbers, pairs [before, after], or a mode."""
+    """Padding around the input: numbers, pairs [before, after], or a mode. It is never a maximum,
+    and counts as 0 in a sum."""
     dilation: Size = 1
-    """Distance between the taps of a window."""
+    """Distance between the elements of a window."""
     ceil_mode: Flag = False
-    """Whether a last window may reach beyond the padding; refused beside `same`, which sets the
-    output size by itself."""
+    """Whether the last window may extend beyond the padding; not with `same` padding, which
+    determines the output size by itself."""
     ceil_rule: Literal["drop", "keep"] = "drop"
-    """Ceil mode's last window where it would start behind the input: dropped, or kept."""
+    """Whether ceil mode drops or keeps a last window that starts after the end of the input."""
 
 
 def window_choices(dims: int) -> tuple[Mapping[str, Any], ...]:

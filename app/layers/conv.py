@@ -45,20 +45,20 @@ class ConvOptions(LayerOptions):
     stride: Size = 1
     """Distance between windows."""
     padding: Padding = 0
-    """Zeros around the input: numbers, pairs [before, after], or a mode."""
+    """Zero padding around the input: numbers, pairs [before, after], or a mode."""
     dilation: Size = 1
-    """Distance between the taps of a window."""
+    """Distance between the elements of a window."""
     groups: Annotated[int, Field(strict=True, ge=1)] = 1
-    """Into how many parts the channels are cut, each convolved alone."""
+    """Number of groups of channels, each convolved separately."""
 
 
 class ConvShapeFields(BaseModel):
     """What a shape request says in place of the weight."""
 
     out_channels: Annotated[Extent, Field(examples=[2])]
-    """Channels of the output."""
+    """Number of output channels."""
     kernel_size: Annotated[Size, Field(examples=[2])]
-    """The window, elements an axis."""
+    """Size of the window along each spatial axis."""
 
 
 def plan(shapes: Shapes, options: ConvOptions) -> Plan:
@@ -254,10 +254,10 @@ SPECS = tuple(
         formula="y[n, o] = bias[o] + sum over channels c and taps i of "
         "weight[o, c, i] * x[n, c, o * stride - padding + i * dilation]",
         differences=(
-            "The padding left out is none in torch, Keras and ONNX, and `same` in Flax.",
-            "torch's `same` takes stride 1 alone, and puts an odd padding behind: `same_upper`.",
-            "Keras and Flax hold the weight as [*kernel, in, out]; here it is [out, in, *kernel] "
-            "in every layout.",
+            "The default padding is 0 in torch, Keras and ONNX, and `same` in Flax.",
+            "torch's `same` requires stride 1, and pads more at the end if uneven: `same_upper`.",
+            "Weights are [*kernel, in, out] in Keras and Flax; here they are [out, in, *kernel] in "
+            "every layout.",
         ),
         example=_example(dims),
         own_cases=_cases(dims),

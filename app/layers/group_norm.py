@@ -1,4 +1,4 @@
-"""Group and instance normalisation: each sample's channels, in groups or one by one."""
+"""Group and instance normalization: each sample's channels, in groups or one by one."""
 
 import math
 from typing import Annotated, Any
@@ -25,15 +25,15 @@ from app.schemas.tensors import Shape, Shapes
 
 
 class InstanceNormOptions(NormOptions):
-    """Options of instance normalisation."""
+    """Options of instance normalization."""
 
 
 class GroupNormOptions(NormOptions):
-    """Options of group normalisation."""
+    """Options of group normalization."""
 
     num_groups: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """How many groups the channels make; they must divide evenly. Left out: Keras's and Flax's 32;
-    torch and ONNX have no default."""
+    """Number of groups, which must divide the number of channels. The default is 32 in Keras and
+    Flax; torch and ONNX have none."""
 
 
 def plan_group(shapes: Shapes, options: GroupNormOptions) -> Plan:
@@ -167,7 +167,7 @@ SPECS = (
         formula=FORMULA.format(each="a sample and channel"),
         differences=(
             "Keras has no layer of this name: it is GroupNormalization with groups=-1.",
-            "With one value a channel torch refuses; the others get a variance of 0.",
+            "With one value per channel, torch refuses; the others get a variance of 0.",
         ),
         example={"input": [[[1, 2, 4, 5], [3, 3, 0, 6]]]},
         own_cases=_cases(2, {}),
@@ -183,8 +183,8 @@ SPECS = (
         ),
         formula=FORMULA.format(each="a sample and group of channels"),
         differences=(
-            "torch and ONNX want `num_groups`; Keras and Flax take 32.",
-            "ONNX scaled by one weight a group before version 21; here it is one a channel.",
+            "torch and ONNX require `num_groups`; in Keras and Flax, it is 32 by default.",
+            "Before version 21, ONNX had one weight per group; here it is one per channel.",
         ),
         example={"input": [[[1, 2], [4, 5], [3, 3], [0, 6]]], "num_groups": 2},
         own_cases=_cases(
