@@ -15,11 +15,9 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
 run: install
 	$(BIN)/lamina serve
 
-# Side by side, but for those that measure.
-ALONE := tests/load tests/server tests/test_cost.py tests/test_torch_is_safe.py
+# Side by side: no test depends on how busy the machine is.
 test: install
-	$(BIN)/pytest -n 2 $(addprefix --ignore=,$(ALONE))
-	$(BIN)/pytest $(ALONE)
+	$(BIN)/pytest -n 2 $(COVER)
 
 check: install
 	$(BIN)/ruff format --check .
@@ -27,12 +25,15 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.openapi --check
-	$(MAKE) test
+	$(MAKE) test COVER=--cov
 
-# The tests of reliability in full, hours; docs/reliability.md has what they measured.
+# The tests of reliability in full, hours, alone on the machine; docs/reliability.md has what they
+# measured.
+MEASURED := tests/compute/test_cost.py tests/compute/test_torch_is_safe.py \
+	tests/api/test_rates.py tests/api/test_open_inference.py
 soak: install
 	$(BIN)/python -m pip install --quiet "atheris>=3"
-	SOAK=1 $(BIN)/pytest tests/fuzz tests/load tests/server tests/test_torch_is_safe.py
+	SOAK=1 $(BIN)/pytest --timeout 14400 tests/fuzz tests/load tests/server tests/reference $(MEASURED)
 
 format: install
 	$(BIN)/ruff format .

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 import torch
 
@@ -15,6 +16,10 @@ from app.layers import LAYERS, LayerSpec, compute_model, tensor_fields
 from app.main import create_app
 from app.settings import Settings
 
+hypothesis.settings.register_profile(  # a busy machine draws slowly
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 Post = Callable[[str, object], Any]
 LIMITS = Settings().limits
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.api.problems import STATUS
 from app.main import create_app
 from app.settings import Settings
-from tests.test_keys import HEADERS, KEY, calling
+from tests.api.test_keys import HEADERS, KEY, calling
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 OPERATING = DEPLOY.parent / "docs/operating.md"

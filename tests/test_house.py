@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.api.openapi import build_document
 from app.compute.device import usable_cores
 from app.layers import LAYERS
 from app.settings import PREFIX, Settings, SettingsError, load_settings
+from tools.openapi import document
 
 ROOT = Path(__file__).parents[1]
 NEW_FAMILY = '''
@@ -70,11 +70,11 @@ asyncio.run(use())
 
 
 MEASURED = '    "double": ("double", {"input": (1, 1, 8 * MIB)}, {}),\n'
-"""The row that a new family has in `tests/test_memory.py`."""
+"""The row that a new family has in `tests/compute/test_memory.py`."""
 CHECKS = (
-    "tests/test_contract.py",
-    "tests/test_cost.py::test_the_cost_rule_bounds_the_time",
-    "tests/test_memory.py::test_every_family_is_measured",
+    "tests/contract/test_contract.py",
+    "tests/compute/test_cost.py::test_the_cost_rule_bounds_the_time",
+    "tests/compute/test_memory.py::test_every_family_is_measured",
 )
 """What looks at the new layer; the reference in `tests/reference` is the part left out here."""
 
@@ -85,7 +85,7 @@ def test_adding_a_layer_is_one_file_one_word_and_one_row(tmp_path: Path) -> None
     (tmp_path / "app/layers/double.py").write_text(NEW_FAMILY)
     insert(tmp_path / "app/layers/__init__.py", "    conv,\n", "    double,\n")
     insert(tmp_path / "app/layers/__init__.py", "FAMILIES = (\n", "    double,\n")
-    insert(tmp_path / "tests/test_memory.py", "dict[str, Any]]] = {\n", MEASURED)
+    insert(tmp_path / "tests/compute/test_memory.py", "dict[str, Any]]] = {\n", MEASURED)
     python(tmp_path, "-c", USE)
     python(tmp_path, "-m", "tools.openapi")
     assert "`double`" in (tmp_path / "docs/layers.md").read_text()
@@ -199,6 +199,6 @@ def test_threads_follow_the_cgroups_quota(tmp_path: Path) -> None:
 
 
 def test_each_layer_is_one_typed_operation() -> None:
-    paths = build_document(LAYERS)["paths"]
+    paths = document()["paths"]
     for name in LAYERS:
         assert {"post"} == paths[f"/v1/layers/{name}"].keys()

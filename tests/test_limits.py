@@ -6,7 +6,7 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from tests.test_keys import calling
+from tests.api.test_keys import calling
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests._server import serving
+from tests._serving import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

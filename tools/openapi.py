@@ -3,22 +3,41 @@
 `python -m tools.openapi` writes them; with `--check` it fails where one is stale.
 """
 
+import asyncio
+import functools
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-from app.api.openapi import build_document
+import httpx
+
 from app.layers import LAYERS
+from app.main import create_app
+from app.settings import Settings
 from tools.layer_docs import catalogue
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"(<!-- layers -->\n).*?(<!-- /layers -->)", re.DOTALL)
 
 
+@functools.cache
+def document() -> dict[str, Any]:
+    """The OpenAPI document as the service with default settings serves it."""
+
+    async def fetched() -> dict[str, Any]:
+        transport = httpx.ASGITransport(create_app(Settings()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://tools") as client:
+            found: dict[str, Any] = (await client.get("/openapi.json")).json()
+            return found
+
+    return asyncio.run(fetched())
+
+
 def openapi_text() -> str:
     """The exported OpenAPI document."""
-    return json.dumps(build_document(LAYERS), indent=1) + "\n"
+    return json.dumps(document(), indent=1) + "\n"
 
 
 def layer_table() -> str:

@@ -9,19 +9,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.accept import accepted
 from app.api.bodies import headers_of
+from app.api.openapi import described_get, described_posts
+from app.api.paths import path_of
 from app.api.pipeline import Face, Pipeline
 from app.api.rest import Rest
 from app.codecs import JSON
-from app.errors import UnknownLayer
+from app.errors import UnknownLayer, UnknownPath
 from app.layers import LayerSpec
 from app.operations import (
-    COMPUTE,
     LAYER_OPERATIONS,
     SERVICE_OPERATIONS,
     Context,
     Operation,
     Reader,
-    ServiceOperation,
     nearest,
 )
 
@@ -62,14 +62,6 @@ class Endpoint:
         await self._pipeline.serve(self.name, self._reader, self._face, scope, receive, send)
 
 
-def path_of(operation: Operation, layer: str) -> str:
-    """Where the operation is asked for."""
-    if isinstance(operation, ServiceOperation):
-        return f"/v1/{operation.name}"
-    path = f"/v1/layers/{layer}"
-    return path if operation is COMPUTE else f"{path}/{operation.name}"
-
-
 def endpoints(context: Context, pipeline: Pipeline) -> Mapping[str, Endpoint]:
     """What answers each path of the lists: every operation of every layer, and of the service."""
     readers: list[tuple[Operation, str, Reader]] = [
@@ -87,38 +79,51 @@ def endpoints(context: Context, pipeline: Pipeline) -> Mapping[str, Endpoint]:
     return found
 
 
+class _Through(Response):
+    """The answer that an ASGI app gives."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
 def build_router(layers: Mapping[str, LayerSpec], known: Mapping[str, Endpoint]) -> APIRouter:
-    """Routes for everything in both lists; `openapi.py` describes them."""
+    """A route for everything in the lists."""
     router = APIRouter()
     cards = {name: card(spec) for name, spec in layers.items()}
     catalogue = json.dumps({"layers": list(cards.values())}).encode()
 
-    def named(layer: str) -> str:
+    def named(request: Request) -> str:
+        layer: str = request.path_params["layer"]
         if layer not in layers:
             raise UnknownLayer(f"no layer has that name; {nearest(layer, layers)}")
         return layer
 
-    @router.get("/v1/layers", name="list_layers")
     async def list_layers(request: Request) -> Response:
         accepted(headers_of(request.scope), (JSON,))
         return Response(catalogue, media_type=JSON)
 
-    @router.get("/v1/layers/{layer}", name="get_layer")
-    async def get_layer(request: Request, layer: str) -> Response:
-        name = named(layer)
+    async def get_layer(request: Request) -> Response:
+        name = named(request)
         accepted(headers_of(request.scope), (JSON,))
         return Response(json.dumps(cards[name]), media_type=JSON)
 
-    # Starlette's routes: bodies are read here, so FastAPI's parameters would only cost time.
-    async def operation(request: Request) -> Any:
-        if "layer" in request.path_params:
-            named(request.path_params["layer"])
-        return known[request.scope["path"]]
+    async def operation(request: Request) -> Response:
+        return _Through(known[request.scope["path"]])
 
-    for template in dict.fromkeys(
-        path_of(one, "{layer}") for one in (*LAYER_OPERATIONS, *SERVICE_OPERATIONS)
-    ):
-        router.add_route(template, operation, methods=["POST"])
+    async def unknown(request: Request) -> Response:
+        raise UnknownPath(f"{named(request)} has no operation of that name")
+
+    router.add_api_route("/v1/layers", list_layers, **described_get("/v1/layers"))
+    one = "/v1/layers/{layer}"
+    router.add_api_route(one, get_layer, **described_get(one, layers))
+    for path, description in described_posts(layers):
+        router.add_api_route(path, operation, methods=["POST"], **description)
+    for path in dict.fromkeys(path_of(one, "{layer}") for one in LAYER_OPERATIONS):
+        router.add_api_route(path, unknown, methods=["POST"], include_in_schema=False)
     return router
 
 

@@ -1,14 +1,17 @@
 """The OpenAPI document: typed operations, generated from the lists of layers and operations."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fastapi import Response
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
 
 from app import __version__
 from app.api.guard import OPEN
-from app.api.layers import path_of
+from app.api.paths import path_of
 from app.api.problems import MEDIA_TYPE
 from app.codecs import JSON, SAFETENSORS
 from app.layers import LayerSpec
@@ -56,17 +59,17 @@ ERROR_HEADERS = {
 SCHEME = "key"
 GETS: dict[str, tuple[str, str, type[BaseModel]]] = {
     "/v1/layers": ("listLayers", "Catalog of layers", answers.Catalogue),
+    "/v1/layers/{layer}": ("getLayer", "Catalog entry of one layer", answers.LayerCard),
     "/v1/info": ("getInfo", "Versions, device and limits in force", answers.Info),
     "/livez": ("livez", "Liveness of the process", answers.Health),
     "/readyz": ("readyz", "Readiness for requests", answers.Health),
 }
 
 
-def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
-    """The whole document, ready to serialize."""
+def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
+    """The whole document, from the descriptions in the routes."""
     models: list[type[BaseModel]] = [
         *(operation.answer for operation in (*LAYER_OPERATIONS, *SERVICE_OPERATIONS)),
-        answers.LayerCard,
         answers.Problem,
         *(model for *_, model in GETS.values()),
         *(op.request(spec) for spec in layers.values() for op in LAYER_OPERATIONS),
@@ -76,39 +79,26 @@ def build_document(layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
     _, definitions = models_json_schema(
         [(model, "validation") for model in unique], ref_template=REFERENCE
     )
-    paths = {path: {"get": _get(path, *described)} for path, described in GETS.items()}
-    card = "/v1/layers/{layer}"
-    paths[card] = {
-        "get": {
-            **_get(card, "getLayer", "Catalog entry of one layer", answers.LayerCard),
-            "parameters": [
-                {"name": "layer", "in": "path", "required": True, "schema": {"enum": [*layers]}}
-            ],
-        }
-    }
-    paths |= {path: {"post": described} for path, described in _posts(layers)}
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Lamina",
-            "version": __version__,
-            "summary": "Neural-network layers over HTTP, with their gradients",
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
-        "paths": paths,
-        "security": [{}, {SCHEME: []}],
-        "components": {
-            "schemas": {**TENSOR_SCHEMAS, **_with_tensors(definitions["$defs"])},
-            "responses": {f"Error{status}": _error(status) for status in ERRORS},
-            "securitySchemes": {
-                SCHEME: {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "An API key, if the service is configured with keys.",
-                }
-            },
+    document = get_openapi(
+        title="Lamina",
+        version=__version__,
+        summary="Neural-network layers over HTTP, with their gradients",
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        routes=routes,
+    )
+    document["security"] = [{}, {SCHEME: []}]
+    document["components"] = {
+        "schemas": {**TENSOR_SCHEMAS, **_with_tensors(definitions["$defs"])},
+        "responses": {f"Error{status}": _error(status) for status in ERRORS},
+        "securitySchemes": {
+            SCHEME: {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "An API key, if the service is configured with keys.",
+            }
         },
     }
+    return document
 
 
 def _with_tensors(schema: Any) -> Any:
@@ -155,14 +145,24 @@ def _error(status: int) -> dict[str, Any]:
     return response
 
 
-def _get(path: str, operation: str, summary: str, model: type[BaseModel]) -> dict[str, Any]:
+def described_get(path: str, layers: Iterable[str] = ()) -> dict[str, Any]:
+    """What FastAPI is told of a GET route: its name in clients, summary, tags, answers."""
+    operation, summary, model = GETS[path]
     errors = OPEN_ERRORS if path in OPEN else GET_ERRORS
+    extra: dict[str, Any] = {
+        "responses": _responses(model, (*errors, 404) if "{" in path else errors)
+    }
+    if "{" in path:
+        names = {"name": "layer", "in": "path", "required": True, "schema": {"enum": [*layers]}}
+        extra["parameters"] = [names]
+    if path in OPEN:
+        extra["security"] = []
     return {
-        "operationId": operation,
+        "operation_id": operation,
         "summary": summary,
         "tags": ["service"],
-        "responses": _responses(model, (*errors, 404) if "{" in path else errors),
-        **({"security": []} if path in OPEN else {}),
+        "response_class": Response,
+        "openapi_extra": extra,
     }
 
 
@@ -179,28 +179,31 @@ TIMING = {
 }
 
 
-def _posts(layers: Mapping[str, LayerSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path and description of every operation, of every layer and of the service."""
+def described_posts(layers: Mapping[str, LayerSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The path of every operation, of every layer and of the service, and what FastAPI is told."""
     for spec in layers.values():
         for operation in LAYER_OPERATIONS:
             name = spec.name if operation is COMPUTE else f"{spec.name}_{operation.name}"
+            bodies = _bodies(operation, operation.request(spec), operation.example(spec))
             yield (
                 path_of(operation, spec.name),
                 {
-                    "operationId": _camel(name),
+                    "operation_id": _camel(name),
                     "summary": operation.summary(spec),
                     "tags": [spec.family],
-                    **_bodies(operation, operation.request(spec), operation.example(spec)),
+                    "response_class": Response,
+                    "openapi_extra": bodies,
                 },
             )
     for whole in SERVICE_OPERATIONS:
         yield (
             path_of(whole, ""),
             {
-                "operationId": _camel(whole.name),
+                "operation_id": _camel(whole.name),
                 "summary": whole.summary,
                 "tags": ["service"],
-                **_bodies(whole, whole.request, whole.example),
+                "response_class": Response,
+                "openapi_extra": _bodies(whole, whole.request, whole.example),
             },
         )
 

@@ -5,7 +5,7 @@ A `Face` defines the wire format of requests and answers, and an operation's `Re
 The order of steps, admission, deadlines and metrics are the same for all.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from app.api.bodies import Headers, body_length, deadline_s, headers_of, read_bo
 from app.api.readiness import Readiness
 from app.compute import Answer
 from app.errors import LaminaError
+from app.limits import Limits
 from app.observability.metrics import Metrics, PhaseTimings
 from app.operations import Fields, Reader, Task
 from app.scheduling import Admission, Claim, Deadline, clock
@@ -77,7 +78,7 @@ class Pipeline:
 
     def __init__(
         self,
-        limits: Mapping[str, int],
+        limits: Limits,
         admission: Admission,
         metrics: Metrics,
         readiness: Readiness,
@@ -99,7 +100,7 @@ class Pipeline:
         headers = headers_of(scope)
         encoding, begun = face.encoding(headers), clock()
         try:
-            until_s = deadline_s(scope, headers, self._limits["request_timeout_ms"])
+            until_s = deadline_s(scope, headers, self._limits.queue.request_timeout_ms)
             claim = self._admission.claim(Deadline(until_s))
             self._metrics.begun()
             try:
@@ -166,7 +167,7 @@ class Pipeline:
             await claim.take_body(length, wire.need_bytes(length))
             return length
 
-        idle_ms, until_s = self._limits["body_idle_timeout_ms"], claim.deadline.until_s
+        idle_ms, until_s = self._limits.bodies.idle_timeout_ms, claim.deadline.until_s
         most_bytes = wire.max_body_bytes if length is None else length
         body = await read_body(receive, most_bytes, idle_ms, until_s, make_room)
         claim.deadline.watch(receive)

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.accept import accepted
 from app.api.bodies import headers_of
 from app.api.headers import page_headers
+from app.api.openapi import described_get
 from app.api.readiness import Readiness
 from app.observability.metrics import Metrics
 
@@ -40,21 +41,21 @@ def build_router(info: dict[str, Any], metrics: Metrics, readiness: Readiness) -
     """Health, metrics and information; `info` is what `/v1/info` answers."""
     router = APIRouter()
 
-    @router.get("/livez", name="livez")
+    @router.get("/livez", name="livez", **described_get("/livez"))
     async def livez() -> Response:
         return Response(b'{"status":"alive"}', media_type=JSON)
 
-    @router.get("/readyz", name="readyz")
+    @router.get("/readyz", name="readyz", **described_get("/readyz"))
     async def readyz() -> Response:
         if obstacle := readiness.obstacle():
             raise obstacle
         return Response(b'{"status":"ready"}', media_type=JSON)
 
-    @router.get("/metrics", name="metrics")
+    @router.get("/metrics", name="metrics", include_in_schema=False)
     async def get_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @router.get("/v1/info", name="info")
+    @router.get("/v1/info", name="info", **described_get("/v1/info"))
     async def get_info(request: Request) -> Response:
         accepted(headers_of(request.scope), (JSON,))
         return Response(json.dumps(info), media_type=JSON)

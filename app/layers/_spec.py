@@ -66,7 +66,7 @@ class Plan:
     `overhead_ns` is what it takes beside them where it works piece by piece, and `time_factor` by
     how much both are longer where ties are shared. `workspace` counts elements of working memory
     beyond inputs and outputs, `gradient_workspace` those that gradients take beyond that and the
-    gradients themselves. All are exact or from above: `tests/test_cost.py` measures.
+    gradients themselves. All are exact or from above: `tests/compute/test_cost.py` measures.
     """
 
     options: Any

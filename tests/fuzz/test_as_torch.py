@@ -20,8 +20,8 @@ from app.compute import Engine
 from app.errors import EmptyWindow, RequestError
 from app.layers import LAYERS, LayerSpec, shape_model
 from tests._soak import rounds
+from tests.compute.test_torch_is_safe import random_body
 from tests.conftest import LIMITS, compute
-from tests.test_torch_is_safe import random_body
 
 Body = dict[str, Any]
 EXAMPLES = settings(max_examples=rounds(40, 800), deadline=None)

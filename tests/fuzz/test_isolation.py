@@ -23,10 +23,10 @@ from app.errors import RequestError
 from app.layers import LAYERS, compute_model, tensor_fields
 from app.main import create_app
 from app.settings import Settings
-from tests._server import serving
+from tests._serving import serving
 from tests._soak import SOAK, rounds
+from tests.compute.test_torch_is_safe import random_body
 from tests.conftest import LIMITS, wire
-from tests.test_torch_is_safe import random_body
 
 # Threads that wait for each other over tiny tensors take minutes on a busy machine.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -154,11 +154,11 @@ async def test_at_once_as_one_by_one_in_process() -> None:
 
 
 def test_at_once_as_one_by_one_over_a_real_server() -> None:
-    with serving() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+    with serving() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
 
         def post(number: int) -> bytes:
             layer, body = BODIES[number]
-            reply = http.post(f"/v1/layers/{layer}", content=body, headers=BINARY, timeout=60)
+            reply = http.post(f"/v1/layers/{layer}", content=body, headers=BINARY)
             assert reply.status_code == 200, reply.text
             return reply.content
 

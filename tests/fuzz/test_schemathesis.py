@@ -11,10 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.api.openapi import build_document
-from app.layers import LAYERS
-from tests._server import serving
-from tests._soak import SOAK, rounds
+from tests._serving import serving
+from tests._soak import SOAK, rounds, within_s
+from tools.openapi import document
 
 ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).parent / "schemathesis.toml"
@@ -25,7 +24,7 @@ LEFT_OUT = re.compile(r"$^" if SOAK else r"[13]d(/|$)")
 
 
 def test_the_service_keeps_its_document(tmp_path: Path) -> None:
-    paths = build_document(LAYERS)["paths"]
+    paths = document()["paths"]
     operations = sum(len(methods) for path, methods in paths.items() if not LEFT_OUT.search(path))
     with serving() as port:
         run = subprocess.run(
@@ -33,6 +32,7 @@ def test_the_service_keeps_its_document(tmp_path: Path) -> None:
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"),
                 f"http://127.0.0.1:{port}/openapi.json",
                 *("--phases", "examples,coverage,fuzzing,stateful", "--mode", "all"),
+                *("--max-response-time", str(within_s(2.0)), "--request-timeout", "120"),
                 *("--max-examples", str(rounds(100, 1000)), "--continue-on-failure"),
                 *(() if SOAK else ("--seed", "0", "--exclude-path-regex", LEFT_OUT.pattern)),
                 *("--report", "json", "--report-json-path", str(tmp_path / "report.json")),

@@ -1,7 +1,8 @@
 """Writes the hostile safetensors files beside it: one named attack each, always the same bytes.
 
 `python -m tests.hostile.make`. But for its attack, each file is one that `relu` answers (those
-named `list-...`: `sync_batch_norm`). What each must give stands in `tests/test_safetensors.py`.
+named `list-...`: `sync_batch_norm`). What each must give stands in
+`tests/codecs/test_safetensors.py`.
 """
 
 import io

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from tests.load._client import post
+from tests._wire import JSON, post
 
 DIGITS = ("1", "0", "5", "9", "2")
 NUMBERS = ("0.25", "-1.5", "3.0625", "17.125", "-0.0078125", "1234.5")
@@ -27,7 +27,7 @@ def body(shape: Sequence[int], *, digits: bool = False, **fields: object) -> byt
 
 def request(layer: str, shape: Sequence[int], *, digits: bool = False, **fields: object) -> bytes:
     """The bytes of a compute request."""
-    return post(f"/v1/layers/{layer}", body(shape, digits=digits, **fields))
+    return post(f"/v1/layers/{layer}", body(shape, digits=digits, **fields), JSON)
 
 
 SMALL = request("max_pool2d", (1, 1, 4, 4), kernel_size=2)

@@ -11,11 +11,12 @@ from app.codecs import SAFETENSORS
 from app.codecs import safetensors as codec
 from app.scheduling import memory_budget
 from app.schemas.tensors import TensorPayload
+from tests._load import Connection, ask, run, settled
+from tests._serving import MIB, Serving, apart
 from tests._soak import rounds
+from tests._wire import JSON, get, post
 from tests.load._cgroup import memory_group
-from tests.load._client import Connection, ask, get, post
 from tests.load._requests import body
-from tests.load._target import MIB, Target, run, target
 
 CLIENTS = rounds(24, 64)
 ROUNDS = rounds(1, 4)
@@ -33,15 +34,15 @@ def largest() -> dict[str, bytes]:
     graded = b"".join(codec.encode({"input": tensor, "grad_output": "ones"}))
     text = body((1, JSON_BYTES * 10 // 73))
     assert JSON_BYTES * 0.9 < len(text) <= JSON_BYTES
-    kind = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS}
+    kind = (f"Content-Type: {SAFETENSORS}", f"Accept: {SAFETENSORS}")
     return {
-        "binary": post("/v1/layers/relu", packed, kind),
-        "binary with gradients": post("/v1/layers/relu", graded, kind),
-        "json": post("/v1/layers/relu", text),
+        "binary": post("/v1/layers/relu", packed, *kind),
+        "binary with gradients": post("/v1/layers/relu", graded, *kind),
+        "json": post("/v1/layers/relu", text, JSON),
     }
 
 
-async def crowd(server: Target) -> Counter[tuple[str, int]]:
+async def crowd(server: Serving) -> Counter[tuple[str, int]]:
     """All clients at once; how each of their requests ended."""
     seen, requests = Counter[tuple[str, int]](), list(largest().items())
 
@@ -63,20 +64,20 @@ def test_largest_requests_in_a_small_container(tmp_path: Path) -> None:
         "MAX_JSON_BODY_BYTES": str(JSON_BYTES),
         "MAX_BINARY_BODY_BYTES": str(BINARY_BYTES),
         "MEMORY_BUDGET_BYTES": str(memory_budget(1, JSON_BYTES, tmp_path)),
-        "QUEUE_TIMEOUT_MS": "20000",
-        "BODY_IDLE_TIMEOUT_MS": "60000",
-        "REQUEST_TIMEOUT_MS": "60000",
+        "QUEUE_TIMEOUT_MS": str(rounds(120_000, 20_000)),
+        "BODY_IDLE_TIMEOUT_MS": "600000",
+        "REQUEST_TIMEOUT_MS": "600000",
     }
     with (
         memory_group(CONTAINER_BYTES) as group,
-        target(around=group.joined() if group else nullcontext(), **settings) as server,
+        apart(around=group.joined() if group else nullcontext(), **settings) as server,
     ):
         if group is None:
-            held = server.process.memory_info()
+            held = server.system.memory_info()
             most = held.vms - held.rss + CONTAINER_BYTES
-            server.process.rlimit(psutil.RLIMIT_AS, (most, most))
+            server.system.rlimit(psutil.RLIMIT_AS, (most, most))
         seen = run(lambda: crowd(server))
-        gauges = run(server.settled)
+        gauges = run(lambda: settled(server.port))
         print(seen, group and group.peak_bytes // MIB, server.peak_rss_bytes // MIB)
         assert run(lambda: ask(server.port, get("/livez"))).status == 200
         assert not any(gauges.values()), gauges

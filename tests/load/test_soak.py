@@ -13,10 +13,11 @@ import pytest
 from app.codecs import SAFETENSORS
 from app.codecs import safetensors as codec
 from app.schemas.tensors import TensorPayload
+from tests._load import Connection, Connections, run, settled
+from tests._serving import MIB, Serving, apart
 from tests._soak import SOAK
-from tests.load._client import Connection, Connections, get, post
+from tests._wire import JSON, get, post
 from tests.load._requests import INVALID, MEDIUM, SMALL, request
-from tests.load._target import MIB, Target, run, target
 
 WARM_UP = 1000
 SPANS = [20_000, 500_000] if SOAK else [3_000]
@@ -31,8 +32,8 @@ INVALID_SHARE, ABORTED_SHARE = 0.1, 0.05
 
 def binary() -> bytes:
     tensor = TensorPayload("float32", (1, 4, 16, 16), memoryview(bytearray(4096)))
-    kind = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS}
-    return post("/v1/layers/relu", b"".join(codec.encode({"input": tensor})), kind)
+    kind = (f"Content-Type: {SAFETENSORS}", f"Accept: {SAFETENSORS}")
+    return post("/v1/layers/relu", b"".join(codec.encode({"input": tensor})), *kind)
 
 
 OPEN = b'{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","data":[-1,2]}]}'
@@ -45,18 +46,18 @@ VALID = [
     request("adaptive_max_pool2d", (1, 2, 9, 9), output_size=[3, 4]),
     request("layer_norm", (4, 32), normalized_shape=[32]),
     binary(),
-    post("/v2/models/relu/infer", OPEN),
-    post("/v1/layers/max_pool2d/shape", b'{"input_shape":[1,1,8,8],"kernel_size":2}'),
+    post("/v2/models/relu/infer", OPEN, JSON),
+    post("/v1/layers/max_pool2d/shape", b'{"input_shape":[1,1,8,8],"kernel_size":2}', JSON),
     get("/metrics"),
     get("/v1/layers"),
 ]
 WRONG = [
     INVALID,
-    post("/v1/layers/relu", b'{"input":[1,2'),
-    post("/v1/layers/relu", b'{"input":["a"],"more":1}'),
-    post("/v1/layers/none", b"{}"),
-    post("/v1/layers/relu", b'{"input":[1]}', {"Content-Type": "text/plain"}),
-    post("/v1/layers/relu", b"\xff" * 100, {"Content-Type": SAFETENSORS}),
+    post("/v1/layers/relu", b'{"input":[1,2', JSON),
+    post("/v1/layers/relu", b'{"input":["a"],"more":1}', JSON),
+    post("/v1/layers/none", b"{}", JSON),
+    post("/v1/layers/relu", b'{"input":[1]}', "Content-Type: text/plain"),
+    post("/v1/layers/relu", b"\xff" * 100, f"Content-Type: {SAFETENSORS}"),
 ]
 
 
@@ -75,7 +76,7 @@ class Growth:
         assert self.handles == (0, 0), self
 
 
-async def drive(server: Target, number: int, chance: random.Random) -> Counter[int]:
+async def drive(server: Serving, number: int, chance: random.Random) -> Counter[int]:
     """So many requests, in any order; their statuses, 0 for those that left."""
     connections, statuses, left = Connections(server.port), Counter[int](), iter(range(number))
 
@@ -108,7 +109,7 @@ def theil_sen(points: Sequence[tuple[float, float]]) -> float:
     return median((y - v) / (x - u) for (u, v), (x, y) in combinations(points, 2))
 
 
-async def quiet(server: Target) -> tuple[int, int]:
+async def quiet(server: Serving) -> tuple[int, int]:
     """Open files and threads, when the connections have gone."""
     before = server.handles
     for _ in range(200):
@@ -121,7 +122,7 @@ async def quiet(server: Target) -> tuple[int, int]:
 
 def soak(app: str, number: int) -> Growth:
     chance = random.Random(7)
-    with target(app=app) as server:
+    with apart(app=app, QUEUE_TIMEOUT_MS="60000") as server:
 
         async def whole() -> Growth:
             await drive(server, WARM_UP, chance)
@@ -130,7 +131,7 @@ def soak(app: str, number: int) -> Growth:
             for part in range(1, PARTS + 1):
                 statuses += await drive(server, number // PARTS, chance)
                 points.append((part * number / PARTS, float(server.rss_bytes)))
-            after, gauges = await quiet(server), await server.settled()
+            after, gauges = await quiet(server), await settled(server.port)
             assert not any(gauges.values()), gauges
             more = (after[0] - handles[0], after[1] - handles[1])
             slope = theil_sen(points[len(points) // 2 :])

@@ -61,7 +61,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"]["readiness"].device_lost = True
         await respond(send, b"lost", 503)
     elif name == "hang":
-        time.sleep(60)
+        time.sleep(600)
     elif name == "collectable":
         await respond(send, b"%d" % len(gc.get_objects()))
     elif name == "large":

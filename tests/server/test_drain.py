@@ -4,19 +4,20 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests._server import Serving, started
-from tests._soak import SOAK, rounds
-from tests.server._load import Crowd
-from tests.server._wire import ask, closing, exchange, get, hear, post
+from tests._load import Crowd
+from tests._serving import Serving, started, wait_for
+from tests._soak import SOAK, rounds, within_s
+from tests._wire import ask, begun, closing, exchange, get, hear, post
 from tests.server.stand_in import APP
 
 MIB = 1 << 20
 SLACK_S = 1.0
+FOR_LONG = {"DRAIN_DELAY_MS": "600000", "DRAIN_GRACE_MS": "660000"}
+"""A drain that no test waits for."""
 COMPUTE = post(
     "/v1/layers/max_pool2d",
     b'{"input":{"shape":[1,1,64,64],"data":[' + b"0.5," * 4095 + b'1]},"kernel_size":2}',
@@ -35,13 +36,24 @@ def attach_slow_clients(server: Serving, upload: bytes, large: str) -> None:
         server.connect().sendall(sent)
 
 
+def refuses(server: Serving) -> bool:
+    """Whether it takes no more connections."""
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 async def drained_under_load(
     server: Serving, requests: list[bytes], delay_s: float
-) -> Counter[str]:
-    """Sends SIGTERM to a busy server; what became of the requests."""
+) -> tuple[Counter[str], float]:
+    """Sends SIGTERM to a busy server; what became of the requests, and when it was sent."""
     crowd = Crowd(server.port, requests)
     running = asyncio.create_task(crowd.run())
-    await asyncio.sleep(0.7)
+    begun = time.perf_counter()
+    while crowd.answered <= 10 or time.perf_counter() < begun + 0.7:
+        await asyncio.sleep(0.01)
     asked = time.perf_counter()
     server.process.send_signal(signal.SIGTERM)
     await running
@@ -51,8 +63,9 @@ async def drained_under_load(
         found[f"{when} {sent.outcome}"] += 1
         if when == "delay" and sent.at > asked + 0.5 and sent.outcome != "lost":
             found[f"delay close={sent.asked_to_close}"] += 1
+        found["told to close"] += sent.asked_to_close
     found["refused in the delay"] = sum(at < asked + delay_s for at in crowd.refused_at)
-    return found
+    return found, asked
 
 
 @pytest.mark.parametrize("turn", range(rounds(3, 50)))
@@ -67,19 +80,20 @@ def test_sigterm_under_load_loses_nothing(tmp_path: Path, turn: int) -> None:
     workers = str(1 + turn % 2)
     with started("--workers", workers, log=tmp_path / "log", app=app, settings=settings) as server:
         attach_slow_clients(server, upload, large)
-        begun = time.perf_counter()
-        found = asyncio.run(drained_under_load(server, requests, delay_s))
-        code = server.process.wait(30)
-        seconds = time.perf_counter() - begun - 0.7
+        found, asked = asyncio.run(drained_under_load(server, requests, delay_s))
+        code = server.process.wait(120)
+        seconds = time.perf_counter() - asked
         print(f"round {turn}: {dict(found)}; exit {code} in {seconds:.2f} s")
         assert found["before lost"] == 0
         assert found["before 200"] > 10
         assert found["delay lost"] == 0
-        assert found["delay 200"] > 10
-        assert found["delay close=False"] == 0
+        assert found["told to close"]
+        if SOAK:
+            assert found["delay 200"] > 10
+            assert found["delay close=False"] == 0
         assert found["refused in the delay"] == 0
         assert code == 0
-        assert seconds < grace_s + SLACK_S
+        assert seconds < grace_s + within_s(SLACK_S)
         assert "Traceback" not in server.log.read_text()
 
 
@@ -98,19 +112,19 @@ def test_what_came_before_the_signal_is_answered(tmp_path: Path, sig: signal.Sig
             connection.sendall(get("/sleep/100"))
         server.process.send_signal(sig)
         server.process.send_signal(signal.SIGCONT)
-        begun = time.perf_counter()
-        heard = [hear(connection, begun) for connection in waiting]
+        heard = [hear(connection) for connection in waiting]
         assert [h.statuses for h in heard] == [[200]] * 140
         assert all(b"connection: close" in h.data and h.closed and not h.reset for h in heard)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(120) == 0
 
 
+@pytest.mark.slow
 def test_the_delay(tmp_path: Path) -> None:
-    with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "2500"}) as server:
+    with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "10000"}) as server:
         idle = server.connect()
         assert exchange(server, closing("/ready")).statuses == [200]
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        wait_for(lambda: exchange(server, closing("/ready")).statuses == [503])
         heard = exchange(server, get("/ready"))
         assert heard.statuses == [503]
         assert b"connection: close" in heard.data
@@ -118,52 +132,42 @@ def test_the_delay(tmp_path: Path) -> None:
         time.sleep(1.2)
         assert b"connection: close" in exchange(server, get("/livez")).data
         idle.sendall(get("/livez"))
-        assert hear(idle, time.perf_counter()).statuses == [200]
-        time.sleep(1)
-        with pytest.raises(ConnectionRefusedError):
-            server.connect()
-        assert server.process.wait(10) == 0
+        assert hear(idle).statuses == [200]
+        wait_for(lambda: refuses(server))
+        assert server.process.wait(120) == 0
 
 
 def test_sigint_skips_the_delay_and_finishes_what_runs(tmp_path: Path) -> None:
-    with (
-        started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "8000"}) as server,
-        ThreadPoolExecutor() as pool,
-    ):
-        running = pool.submit(exchange, server, get("/sleep/1500"))
-        time.sleep(0.5)
+    with started(log=tmp_path / "log", app=APP, settings=FOR_LONG) as server:
+        running = begun(server, "/sleep/1500")
         code, seconds = server.stop(signal.SIGINT)
-        assert running.result().statuses == [200]
+        assert hear(running).statuses == [200]
         assert code == 0
-        assert seconds < 5
+        assert seconds < within_s(5)
 
 
 def test_what_cannot_finish_is_told_so(tmp_path: Path) -> None:
     settings = {"DRAIN_DELAY_MS": "0", "DRAIN_GRACE_MS": "2000"}
-    with (
-        started(log=tmp_path / "log", app=APP, settings=settings) as server,
-        ThreadPoolExecutor() as pool,
-    ):
-        running = pool.submit(exchange, server, get("/sleep/60000"))
-        time.sleep(0.5)
+    with started(log=tmp_path / "log", app=APP, settings=settings) as server:
+        running = begun(server, "/sleep/600000")
         code, seconds = server.stop()
-        heard = running.result()
+        heard = hear(running)
         assert heard.statuses == [503]
         assert b'"type":"/errors/draining"' in heard.data
         assert b"retry-after" in heard.data
         assert code == 0
-        assert seconds < 2 + SLACK_S
+        assert seconds < 2 + within_s(SLACK_S)
         assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, sig: signal.Signals) -> None:
-    with started(log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "30000"}) as server:
+    with started(log=tmp_path / "log", app=APP, settings=FOR_LONG) as server:
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        wait_for(lambda: exchange(server, closing("/ready")).statuses == [503])
         code, seconds = server.stop(sig)
         assert code == 128 + sig
-        assert seconds < SLACK_S
+        assert seconds < within_s(SLACK_S)
 
 
 def test_a_process_that_hangs_ends_all_the_same(tmp_path: Path) -> None:
@@ -174,5 +178,5 @@ def test_a_process_that_hangs_ends_all_the_same(tmp_path: Path) -> None:
         time.sleep(0.3)
         code, seconds = server.stop()
         assert code == 1
-        assert seconds < 1.5 + SLACK_S
+        assert seconds < 1.5 + within_s(SLACK_S)
         assert "stand_in.py" in server.log.read_text()  # where it hung

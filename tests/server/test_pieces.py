@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from app.server.protocol import Protocol
 from tests._soak import rounds
+from tests._wire import get, post
 from tests.server._in_process import Connection
-from tests.server._wire import get, post
 from tests.server.test_http_corpus import ODD, REFUSED
 
 LARGE = 20_000

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests._serving import wait_for
 from tests.server.stand_in import APP
-from tests.server.test_supervisor import wait_for
 
 COMMAND = [sys.executable, "-m", "app.server.cli", "serve", "--port"]
 
@@ -22,7 +22,7 @@ def started_at(host: str, port: int, workers: str) -> subprocess.CompletedProces
         env=os.environ | {"LAMINA_DEVICE": "cpu"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -69,13 +69,13 @@ def test_a_free_port_is_told(workers: str, tmp_path: Path) -> None:
     with open(log, "wb") as output:
         process = subprocess.Popen(command, env=os.environ | settings, stderr=output)
     try:
-        wait_for(lambda: "Application startup complete" in log.read_text(), 30)
+        wait_for(lambda: "Application startup complete" in log.read_text())
         pattern = r"Uvicorn running on http://localhost:(\d+) "
         wait_for(lambda: bool(re.search(pattern, log.read_text())))
         [port] = re.findall(pattern, log.read_text())
         socket.create_connection(("localhost", int(port))).close()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests._serving import wait_for
 from tests.server.stand_in import APP
-from tests.server.test_supervisor import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 SERVICE = "app.server.cli"
@@ -51,11 +51,11 @@ class Starting:
         """Send the signal, and see that it leaves with 0 and leaves nothing behind."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         (os.killpg if group else os.kill)(self.process.pid, sig)
-        code = self.process.wait(60)
+        code = self.process.wait(120)
         assert code == 0, self.log
         for word in ("Traceback", '"level":"error"', "KeyboardInterrupt"):
             assert word not in self.log
-        psutil.wait_procs(children, 10)
+        psutil.wait_procs(children, 60)
         assert not [child for child in children if lives(child)]
         assert [path.name for path in self.folder.iterdir()] == ["log"]
 
@@ -109,7 +109,7 @@ def test_at_any_time(begin: Begin, app: str, workers: int, after_s: float) -> No
 @pytest.mark.parametrize("group", [False, True])
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_while_workers_import(begin: Begin, sig: signal.Signals, group: bool) -> None:
-    starting = begin(APP, 2, STAND_IN_IMPORT_S="1")
+    starting = begin(APP, 2, STAND_IN_IMPORT_S="3")
     wait_for(lambda: len(starting.workers()) == 2)
     assert not starting.says("Started server process")
     starting.ends_cleanly(sig, group=group)
@@ -127,7 +127,7 @@ def test_as_soon_as_they_are_ready(begin: Begin, sig: signal.Signals, workers: i
 @pytest.mark.parametrize("workers", [1, 2])
 def test_as_soon_as_the_service_begins_to_load(begin: Begin, workers: int) -> None:
     starting = begin(SERVICE, workers)
-    wait_for(lambda: starting.says("Waiting for application startup"), 60)
+    wait_for(lambda: starting.says("Waiting for application startup"))
     starting.ends_cleanly()
 
 

@@ -16,14 +16,16 @@ import psutil
 import pytest
 
 from app.server.supervisor import MAX_CRASHES
-from tests._server import Serving, started
-from tests._soak import SOAK
-from tests.server._load import Crowd
-from tests.server._wire import ask, closing, exchange, get
+from tests._load import Crowd
+from tests._serving import Serving, started, wait_for
+from tests._soak import SOAK, within_s
+from tests._wire import ask, begun, closing, exchange, get, hear
 from tests.server.stand_in import APP
 
 REPLACED_S = 5.0
 TWO = ("--workers", "2")
+FOR_LONG = {"DRAIN_DELAY_MS": "600000", "DRAIN_GRACE_MS": "660000"}
+"""A drain that no test waits for."""
 
 
 @pytest.fixture
@@ -34,21 +36,19 @@ def pair(tmp_path: Path) -> Iterator[Serving]:
         yield pair
 
 
-def wait_for(holds: Callable[[], bool], within_s: float = 15.0) -> float:
-    """How long it took."""
-    begun = time.perf_counter()
-    while not holds():
-        assert time.perf_counter() - begun < within_s
-        time.sleep(0.05)
-    return time.perf_counter() - begun
-
-
 def serving_pids(server: Serving) -> set[int]:
     """Of the workers that answer new connections; both of two will do so within a few."""
     with ThreadPoolExecutor(8) as pool:
         return set(
             pool.map(lambda _: pid_of(exchange(server, closing("/sleep/30")).data), range(8))
         )
+
+
+def drains(server: Serving) -> bool:
+    """Whether all workers say so; both of two will answer within a few."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: exchange(server, closing("/ready")), range(8))
+        return all(answer.statuses == [503] for answer in answers)
 
 
 def pid_of(data: bytes) -> int:
@@ -117,12 +117,15 @@ def test_workers_are_replaced_and_the_sixth_crash_ends_the_parent(pair: Serving)
     for kill in kills:
         seconds = replaced_after(pair, KILLS[kill])
         print(f"{kill}: replaced in {seconds:.2f} s")
-        assert seconds < REPLACED_S
+        assert seconds < within_s(REPLACED_S)
     log = pair.log.read_text()
     assert log.count("Segmentation fault") == 2
-    for pid in worker_pids(pair):
-        os.kill(pid, signal.SIGKILL)
-    assert pair.process.wait(10) == 1
+    while pair.process.poll() is None:  # once is enough, unless the first was a minute ago
+        with suppress(psutil.Error, ProcessLookupError):
+            for pid in worker_pids(pair):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    assert pair.process.wait() == 1
     assert "6 crashes" in pair.log.read_text()
     free_again(pair)
 
@@ -145,7 +148,7 @@ def owner(server: Serving, connection: socket.socket) -> int:
 def test_the_services_workers_are_replaced_in_time(tmp_path: Path) -> None:
     settings = {"DRAIN_DELAY_MS": "0"}
     with started(*TWO, log=tmp_path / "log", settings=settings) as server:
-        wait_for(lambda: starts(server) == 2, 60)
+        wait_for(lambda: starts(server) == 2)
         kills = [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP]
         for turn in range(20):
             held = server.connect()
@@ -178,24 +181,20 @@ def free_again(server: Serving) -> None:
 
 def test_no_orphans_when_the_parent_is_killed(pair: Serving) -> None:
     workers = worker_pids(pair)
-    with ThreadPoolExecutor() as pool:
-        running = pool.submit(exchange, pair, get("/sleep/1000"))
-        time.sleep(0.3)
-        pair.process.kill()
-        assert running.result().statuses == [200]
+    running = begun(pair, "/sleep/1000")
+    pair.process.kill()
+    assert hear(running).statuses == [200]
     pair.process.wait()
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in workers), 5)
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in workers))
     free_again(pair)
 
 
 def test_a_second_signal_ends_them_all_at_once(tmp_path: Path) -> None:
-    with started(
-        *TWO, log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "30000"}
-    ) as server:
+    with started(*TWO, log=tmp_path / "log", app=APP, settings=FOR_LONG) as server:
         wait_for(lambda: len(serving_pids(server)) == 2)
         workers = worker_pids(server)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.7)
+        wait_for(lambda: drains(server))
         # What a process group or a service manager sends to every one of them is no second signal.
         for pid in workers:
             os.kill(pid, signal.SIGTERM)
@@ -203,18 +202,16 @@ def test_a_second_signal_ends_them_all_at_once(tmp_path: Path) -> None:
         assert worker_pids(server) == workers
         code, seconds = server.stop(signal.SIGINT)
         assert code == 130
-        assert seconds < 2
+        assert seconds < within_s(2)
         assert not any(psutil.pid_exists(pid) for pid in workers)
 
 
 def test_sigint_reaches_the_workers_as_such(tmp_path: Path) -> None:
-    with started(
-        *TWO, log=tmp_path / "log", app=APP, settings={"DRAIN_DELAY_MS": "20000"}
-    ) as server:
+    with started(*TWO, log=tmp_path / "log", app=APP, settings=FOR_LONG) as server:
         wait_for(lambda: len(serving_pids(server)) == 2)
         code, seconds = server.stop(signal.SIGINT)
         assert code == 0
-        assert seconds < 5
+        assert seconds < within_s(5)
 
 
 async def rolled_under_load(server: Serving) -> Crowd:
@@ -222,27 +219,24 @@ async def rolled_under_load(server: Serving) -> Crowd:
     running = asyncio.create_task(crowd.run())
     old = worker_pids(server)
     server.process.send_signal(signal.SIGHUP)
-    for _ in range(300):
+    now = old
+    while len(now) != 2 or now & old or crowd.answered <= 50:
         await asyncio.sleep(0.1)
         now = await asyncio.to_thread(worker_pids, server)
-        if len(now) == 2 and not now & old:
-            break
     crowd.stopping = True
     await running
-    assert not now & old
     return crowd
 
 
 def test_sighup_loses_nothing_and_a_worker_that_does_not_end_is_killed(pair: Serving) -> None:
     crowd = asyncio.run(rolled_under_load(pair))
-    assert len(crowd.sent) > 50
     assert {sent.outcome for sent in crowd.sent} == {"200"}
     assert not crowd.refused_at
     victim, _ = worker_pids(pair)
     os.kill(victim, signal.SIGSTOP)
     code, seconds = pair.stop()
     assert code == 1
-    assert 3 <= seconds < 3 + 1.5
+    assert 3 <= seconds < 3 + within_s(1.5)
     assert not psutil.pid_exists(victim)
 
 
@@ -282,11 +276,9 @@ def test_keys_are_read_at_the_start_and_at_sighup(tmp_path: Path) -> None:
 def test_sighup_drains_a_process_that_has_no_parent(tmp_path: Path) -> None:
     settings = {"DRAIN_DELAY_MS": "500"}
     with started(log=tmp_path / "log", app=APP, settings=settings) as server:
-        with ThreadPoolExecutor() as pool:
-            running = pool.submit(exchange, server, closing("/sleep/1000"))
-            time.sleep(0.3)
-            code, _ = server.stop(signal.SIGHUP)
-            assert running.result().statuses == [200]
+        running = begun(server, "/sleep/1000")
+        code, _ = server.stop(signal.SIGHUP)
+        assert hear(running).statuses == [200]
         assert code == 0
 
 
@@ -304,7 +296,7 @@ def test_an_app_that_does_not_start_ends_the_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-m", APP, "serve", "--port", "0", *TWO]
     with open(log, "wb") as output:
         done = subprocess.run(
-            command, env=os.environ | environment, stderr=output, timeout=30, check=False
+            command, env=os.environ | environment, stderr=output, timeout=120, check=False
         )
     assert done.returncode == 3
 
@@ -325,10 +317,10 @@ def test_a_worker_whose_device_failed_is_replaced(pair: Serving) -> None:
     assert exchange(pair, closing("/lose-device")).data.endswith(b"lost")
     wait_for(lambda: "(70)" in pair.log.read_text())
     wait_for(lambda: len(serving_pids(pair) - before) == 1)
-    assert len(serving_pids(pair)) == 2
+    wait_for(lambda: len(serving_pids(pair)) == 2)
 
 
 def test_a_process_whose_device_failed_ends(tmp_path: Path) -> None:
     with started(log=tmp_path / "log", app=APP) as server:
         assert exchange(server, closing("/lose-device")).data.endswith(b"lost")
-        assert server.process.wait(10) == 70
+        assert server.process.wait(120) == 70

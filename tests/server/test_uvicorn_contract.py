@@ -22,8 +22,8 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from app.server.config import ServingConfig
 from app.server.protocol import Protocol
 from app.settings import Settings
+from tests._wire import get
 from tests.server._in_process import Connection, Wire
-from tests.server._wire import get
 
 SIGNATURES = {
     HttpToolsProtocol.__init__: "config server_state app_state _loop",
@@ -71,6 +71,12 @@ def test_signatures(function: Any) -> None:
     assert [*inspect.signature(function).parameters][1:] == SIGNATURES[function].split()
 
 
+async def turns() -> None:
+    """As many turns of the event loop as anything here takes."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 @pytest.fixture(params=[HttpToolsProtocol, Protocol])
 async def connection(request: pytest.FixtureRequest) -> Connection:
     return Connection(request.param)
@@ -96,7 +102,7 @@ async def test_a_request_becomes_a_cycle_and_a_task(connection: Connection) -> N
     assert scope["state"]["shared"] == 1
     assert [cycle.response_started, cycle.disconnected] == [False, False]
     connection.go.set()
-    await asyncio.sleep(0.01)
+    await turns()
     assert cycle.response_started
     assert cycle.response_complete
     assert connection.wire.written.startswith(STATUS_LINE[200])
@@ -115,7 +121,7 @@ async def test_the_pipeline_is_filled_from_the_left(connection: Connection) -> N
     assert protocol.cycle.scope["path"] == "/c"
     assert protocol.flow.read_paused
     connection.go.set()
-    await asyncio.sleep(0.01)
+    await turns()
     assert [scope["path"] for scope in connection.begun] == ["/a", "/b", "/c"]
 
 
@@ -126,7 +132,7 @@ async def test_no_keep_alive_closes_through_the_cycles_transport(connection: Con
     protocol.cycle.transport = other
     protocol.cycle.keep_alive = False
     connection.go.set()
-    await asyncio.sleep(0.01)
+    await turns()
     assert b"connection: close\r\n" in other.written
     assert other.calls == ["close"]
     assert connection.wire.calls == []
@@ -137,7 +143,7 @@ async def test_default_headers_can_end_connections(connection: Connection) -> No
     connection.state.default_headers = [(b"connection", b"close")]
     connection.protocol.data_received(get("/a"))
     connection.go.set()
-    await asyncio.sleep(0.01)
+    await turns()
     assert connection.wire.written.count(b"connection: close") == 1
     assert {"close", "eof"} & set(connection.wire.calls)
 
@@ -148,13 +154,13 @@ async def test_a_disconnected_cycle_writes_nothing_and_wakes(connection: Connect
     protocol.data_received(get("/a", "Content-Length: 5", method="POST"))
     cycle = protocol.cycle
     waiting = asyncio.ensure_future(cycle.receive())
-    await asyncio.sleep(0.01)
+    await turns()
     assert not waiting.done()
     cycle.disconnected = True
     cycle.message_event.set()
     assert (await waiting)["type"] == "http.disconnect"
     connection.go.set()
-    await asyncio.sleep(0.01)
+    await turns()
     assert connection.wire.written == b""
 
 

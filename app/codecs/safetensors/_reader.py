@@ -9,7 +9,7 @@ from app.codecs import json as json_codec
 from app.codecs.named import add_tensors
 from app.codecs.safetensors._dtypes import DTYPE_OF, FOREIGN
 from app.errors import InvalidRequest, MalformedBody
-from app.schemas.tensors import DTYPES, TensorField, TensorPayload
+from app.schemas.tensors import DTYPES, Field, TensorPayload
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 64 * 1024
@@ -18,7 +18,7 @@ REQUEST = "request"
 
 
 def decode(
-    body: bytes | bytearray, tensors: Mapping[str, TensorField], *, max_rank: int, max_list: int
+    body: bytes | bytearray, tensors: Mapping[str, Field], *, max_rank: int, max_list: int
 ) -> dict[str, object]:
     """Read one file; its tensors become payloads, the metadata's `request` the other fields.
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from app.layers import LAYERS
-from tests._server import serving
+from tests._serving import serving
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

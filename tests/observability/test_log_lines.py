@@ -61,7 +61,7 @@ def test_a_traceback_is_a_field_without_values() -> None:
     wrong, cause = line["exception"]
     assert (wrong["type"], cause["type"]) == ("builtins.ValueError", "builtins.KeyError")
     places = [re.sub(r":\d+ ", ": ", frame) for frame in wrong["frames"]]
-    name = "tests/test_log_lines.py"
+    name = "tests/observability/test_log_lines.py"
     assert places == [f"{name}: test_a_traceback_is_a_field_without_values", f"{name}: failing"]
 
 

@@ -14,8 +14,9 @@ import torch
 
 from app.compute import Engine
 from app.layers import LAYERS, compute_model
+from tests._soak import HANGS_S
+from tests.compute.test_cost import payload
 from tests.conftest import LIMITS
-from tests.test_cost import payload
 
 MIB = 1 << 20
 SLACK_BYTES = 20 * MIB
@@ -151,13 +152,15 @@ def check_cases() -> None:
 
 
 @pytest.mark.skipif(not CLEAR.exists(), reason="needs Linux's peak of a process")
+@pytest.mark.slow
+@pytest.mark.timeout(HANGS_S)
 def test_the_bytes_bound_the_memory() -> None:
     child = subprocess.run(
-        [sys.executable, "-c", "from tests.test_memory import check_cases; check_cases()"],
+        [sys.executable, "-c", "from tests.compute.test_memory import check_cases; check_cases()"],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANGS_S,
     )
     assert (child.returncode, child.stdout) == (0, ""), child.stderr[-2000:]
 

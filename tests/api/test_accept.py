@@ -10,7 +10,7 @@ from app.errors import NotAcceptable
 from app.main import create_app
 from app.settings import Settings
 from tests._binary import FILE, JSON, PROBLEM
-from tests.test_keys import calling
+from tests.api.test_keys import calling
 
 pytestmark = pytest.mark.anyio
 NONE = ""

@@ -16,7 +16,7 @@ from app.layers import LAYERS
 from app.main import create_app
 from app.settings import Settings
 from tests._faults import BODY, CANARY, FAULTS, NUMBER, ORIGIN, app
-from tests.test_keys import KEY, calling
+from tests.api.test_keys import KEY, calling
 from tools.openapi import ROOT
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,10 @@ import socket
 import time
 from dataclasses import dataclass
 
-from tests._server import Serving
+from tests._serving import Serving
+
+JSON = "Content-Type: application/json"
+LIMIT_S = 60.0
 
 
 @dataclass
@@ -23,7 +26,9 @@ class Heard:
         return [int(line[:3]) for line in lines]
 
 
-def exchange(server: Serving, *pieces: bytes, within_s: float = 10.0, pause_s: float = 0) -> Heard:
+def exchange(
+    server: Serving, *pieces: bytes, within_s: float = LIMIT_S, pause_s: float = 0
+) -> Heard:
     """Sends the pieces, and reads until the server closes the connection."""
     begun = time.perf_counter()
     with server.connect(within_s) as connection:
@@ -40,9 +45,9 @@ def exchange(server: Serving, *pieces: bytes, within_s: float = 10.0, pause_s: f
         return hear(connection, begun, within_s)
 
 
-def hear(connection: socket.socket, begun: float, within_s: float = 10.0) -> Heard:
+def hear(connection: socket.socket, since: float | None = None, within_s: float = LIMIT_S) -> Heard:
     """Reads until the server closes the connection."""
-    data = b""
+    data, begun = b"", time.perf_counter() if since is None else since
     while True:
         try:
             connection.settimeout(max(0.01, begun + within_s - time.perf_counter()))
@@ -71,6 +76,18 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
         data += piece
 
 
+def begun(server: Serving, path: str, *headers: str) -> socket.socket:
+    """A connection on which an app has begun with a request: it asked for the body."""
+    connection = server.connect()
+    connection.sendall(post(path, b"1", "Expect: 100-continue", *headers)[:-1])
+    told = b""
+    while not told.endswith(b"\r\n\r\n"):
+        told += connection.recv(1)
+    assert told.startswith(b"HTTP/1.1 100 ")
+    connection.sendall(b"1")
+    return connection
+
+
 def get(path: str, *headers: str, method: str = "GET") -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: test", *headers, "", ""]
     return "\r\n".join(lines).encode()
@@ -81,7 +98,10 @@ def closing(path: str, *headers: str, method: str = "GET") -> bytes:
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
-    return get(path, f"Content-Length: {len(body)}", *headers, method="POST") + body
+    """With the body's length, unless the headers say how long it is."""
+    framed = any(line.startswith(("Content-Length", "Transfer-Encoding")) for line in headers)
+    length = () if framed else (f"Content-Length: {len(body)}",)
+    return get(path, *length, *headers, method="POST") + body
 
 
 def chunked(path: str, body: bytes) -> bytes:

@@ -18,8 +18,10 @@ from app.main import create_app
 from app.observability.clients import address_of, network_of
 from app.observability.labels import PROBES
 from app.settings import Settings, SettingsError, load_settings
-from tests._server import serving
-from tests.test_keys import HEADERS, KEY, OTHER, calling, parts_of
+from tests._serving import serving
+from tests._soak import MEASURES
+from tests._work import counted_lines
+from tests.api.test_keys import HEADERS, KEY, OTHER, calling, parts_of
 
 
 class Clock:
@@ -96,6 +98,17 @@ def test_many_addresses_take_bounded_memory_and_are_forgotten(clock: Clock) -> N
     assert len(counters) == 1
 
 
+def test_the_work_of_a_request_does_not_grow_with_the_clients() -> None:
+    def lines(clients: int) -> int:
+        rates = Rates(1_000_000)
+        for number in range(clients):
+            rates.take(str(number))
+        return counted_lines(lambda: rates.take("0"))
+
+    assert lines(20_000) == lines(10)
+
+
+@MEASURES
 def test_the_time_of_a_request_does_not_grow_with_the_clients() -> None:
     def median_us(clients: int) -> float:
         rates, times = Rates(1_000_000), []
