@@ -1,29 +1,29 @@
-"""What can go wrong, in the words of the domain; HTTP statuses stand in `api/problems.py`.
+"""The errors of the domain; `api/problems.py` maps them to HTTP statuses.
 
 LaminaError
-├── RequestError                the caller can mend it
-│   ├── MalformedBody           not JSON, not UTF-8
-│   ├── Unauthorized            no key of ours
-│   ├── RateLimited             one client's requests come too fast
-│   ├── MalformedHttp           not HTTP/1.1, or HTTP that proxies read in two ways
-│   ├── HeadersTooLarge         more headers, or longer ones, than the limit
-│   ├── LengthRequired          a body of unknown length where one is needed
-│   ├── BodyTimeout             a body that does not come
+├── RequestError                the caller can fix it
+│   ├── MalformedBody           not JSON, or not UTF-8
+│   ├── Unauthorized            missing or unknown API key
+│   ├── RateLimited             too many requests from one client
+│   ├── MalformedHttp           not HTTP/1.1, or ambiguous HTTP
+│   ├── HeadersTooLarge         too many headers, or too long
+│   ├── LengthRequired          no body, or one of undeclared length
+│   ├── BodyTimeout             the body did not arrive in time
 │   ├── BodyTooLarge            more bytes than the limit
-│   ├── UnsupportedMedia        a content type or encoding that is not read here
-│   ├── NotAcceptable           an answer format that is not written here
+│   ├── UnsupportedMedia        a content type or encoding that cannot be read
+│   ├── NotAcceptable           an answer format that cannot be written
 │   ├── UnknownLayer            no layer of that name
 │   ├── UnknownPath             no such path
-│   ├── MethodNotAllowed        the path does not take that method
-│   └── InvalidRequest          well formed and wrong: fields, shapes, options
-│       ├── EmptyWindow         a pooling window that holds no element
-│       ├── OutputTooLarge      the result would not fit the limit
-│       └── CostLimit           the result would take too long
-├── Overloaded                  too much to do at the moment
-│   └── TooManyConnections      no room for another connection
-├── Draining                    the process is about to end
-├── DeadlineExceeded            the request's time is over
-├── OutOfMemory                 the device has no room at the moment
+│   ├── MethodNotAllowed        the path does not support that method
+│   └── InvalidRequest          invalid fields, shapes or options
+│       ├── EmptyWindow         a pooling window without elements
+│       ├── OutputTooLarge      the result would exceed the limit
+│       └── CostLimit           the computation would take too long
+├── Overloaded                  the service is at capacity
+│   └── TooManyConnections      the connection limit is reached
+├── Draining                    the process is shutting down
+├── DeadlineExceeded            the answer was not ready in time
+├── OutOfMemory                 the device is out of memory at the moment
 └── DeviceLost                  the accelerator failed; the service must be restarted
 """
 
@@ -31,12 +31,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_ERRORS = 16
-"""Most wrong fields that one error names."""
+"""Maximum number of invalid fields listed in one error."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One wrong field: a JSON pointer into the request, a stable code, and a sentence."""
+    """One invalid field: a JSON pointer into the request, a stable code, and a sentence."""
 
     pointer: str
     code: str
@@ -44,16 +44,16 @@ class FieldError:
 
 
 class LaminaError(Exception):
-    """Base of every error that Lamina raises on purpose.
+    """Base class of all errors that Lamina raises on purpose.
 
-    `code` names the kind for programs, `title` for people; `help` is the text of its page.
+    `code` identifies the kind for programs, `title` for people; `help` is the text of its page.
     """
 
     code = "internal"
-    title = "Something broke on our side"
+    title = "Internal error"
     help = (
-        "The service met a fault of its own. The request may be sent again: computing a layer "
-        "has no side effects. If it fails each time, report it with its `request_id`."
+        "The service failed unexpectedly. It is safe to retry: computing a layer has no side "
+        "effects. If the request keeps failing, report it with its `request_id`."
     )
 
     def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
@@ -63,36 +63,36 @@ class LaminaError(Exception):
 
 
 class RequestError(LaminaError):
-    """The caller can mend it."""
+    """The caller can fix it."""
 
 
 class MalformedBody(RequestError):
     code = "malformed-body"
-    title = "The body cannot be read"
+    title = "Malformed body"
     help = (
-        "The body must be one JSON object in UTF-8. JSON has no bare `NaN`, `Infinity` or "
-        'trailing comma: write non-finite numbers as the strings `"NaN"`, `"Infinity"` and '
-        '`"-Infinity"`.'
+        "The body must be a single JSON object in UTF-8. JSON does not allow bare `NaN` or "
+        '`Infinity`, or trailing commas: send non-finite numbers as the strings `"NaN"`, '
+        '`"Infinity"` and `"-Infinity"`.'
     )
 
 
 class Unauthorized(RequestError):
     code = "unauthorized"
-    title = "No valid key"
+    title = "Missing or invalid API key"
     help = (
-        "Send `Authorization: Bearer KEY`, once, with a key that the service's operator gave you. "
-        "Without one only `/livez` and `/readyz` answer; keys in the URL are not looked at."
+        "Send one `Authorization: Bearer KEY` header with a key from the service's operator. "
+        "Only `/livez` and `/readyz` answer without one; keys in the URL are ignored."
     )
 
 
 class RateLimited(RequestError):
-    """`wait_s` is how long it takes until the next request may come."""
+    """`wait_s` is the time until the next request is allowed."""
 
     code = "rate-limited"
     title = "Too many requests"
     help = (
-        "One key, or one address, may send `max_requests_per_minute` of `GET /v1/info`. Send the "
-        "next after `Retry-After`."
+        "Requests are limited per API key or per address; `GET /v1/info` shows the limit as "
+        "`max_requests_per_minute`. Retry after the time in `Retry-After`."
     )
 
     def __init__(self, detail: str, wait_s: float) -> None:
@@ -102,50 +102,52 @@ class RateLimited(RequestError):
 
 class MalformedHttp(RequestError):
     code = "malformed-http"
-    title = "The request is not HTTP/1.1"
+    title = "Malformed HTTP request"
     help = (
-        "The request line, the headers or the chunks break HTTP/1.1, or could be read in two ways: "
-        "header names with `_`, two lengths, a length beside `Transfer-Encoding`. Any HTTP client "
-        "sends it rightly."
+        "The request line, headers or chunks violate HTTP/1.1 or are ambiguous: header names with "
+        "`_`, several `Content-Length` headers, or `Content-Length` with `Transfer-Encoding`. "
+        "Standard HTTP clients do not send such requests."
     )
 
 
 class HeadersTooLarge(RequestError):
     code = "headers-too-large"
-    title = "The headers are over the limit"
+    title = "Headers too large"
     help = (
-        "`GET /v1/info` names the limits as `max_header_bytes` and `max_header_fields`. Cookies "
-        "and tokens of other services are the usual cause: do not send them here."
+        "`GET /v1/info` shows the limits as `max_header_bytes` and `max_header_fields`. Cookies "
+        "and tokens for other services are the usual cause; do not send them here."
     )
 
 
 class LengthRequired(RequestError):
     code = "length-required"
-    title = "The request has no body"
-    help = "Send a body, with its `Content-Length` or `Transfer-Encoding: chunked`."
+    title = "Length required"
+    help = "Send a body with `Content-Length` or `Transfer-Encoding: chunked`."
 
 
 class BodyTimeout(RequestError):
     code = "body-timeout"
-    title = "The body did not come"
+    title = "Body timeout"
     help = (
-        "The body paused for longer than `body_idle_timeout_ms`, or was shorter than its "
-        "`Content-Length`. Send it at once, and its true length."
+        "The body stalled for longer than `body_idle_timeout_ms`, did not arrive before the "
+        "deadline, or was shorter than its `Content-Length`. Send it without pauses, and check "
+        "the length."
     )
 
 
 class BodyTooLarge(RequestError):
     code = "body-too-large"
-    title = "The body is over the limit"
+    title = "Body too large"
     help = (
-        "`GET /v1/info` names the limit as `max_json_body_bytes`. Send fewer samples a request; "
-        "an operator can raise the limit with `LAMINA_MAX_JSON_BODY_BYTES`."
+        "`GET /v1/info` shows the limits as `max_json_body_bytes` and `max_binary_body_bytes`. "
+        "Send fewer samples per request; an operator can raise the limits with "
+        "`LAMINA_MAX_JSON_BODY_BYTES` and `LAMINA_MAX_BINARY_BODY_BYTES`."
     )
 
 
 class UnsupportedMedia(RequestError):
     code = "unsupported-media-type"
-    title = "The body's format is not supported"
+    title = "Unsupported media type"
     help = (
         "Send `Content-Type: application/json` and no `Content-Encoding`. "
         "With curl: `-H 'Content-Type: application/json'`."
@@ -154,81 +156,82 @@ class UnsupportedMedia(RequestError):
 
 class NotAcceptable(RequestError):
     code = "not-acceptable"
-    title = "No acceptable answer format"
-    help = "Answers are `application/json`; let the `Accept` header allow it, or leave it out."
+    title = "Not acceptable"
+    help = "Answers are `application/json`: allow it in the `Accept` header, or omit the header."
 
 
 class UnknownLayer(RequestError):
     code = "unknown-layer"
-    title = "No such layer"
-    help = "`GET /v1/layers` lists the layers that this service computes."
+    title = "Unknown layer"
+    help = "`GET /v1/layers` lists the available layers."
 
 
 class UnknownPath(RequestError):
     code = "unknown-path"
-    title = "No such path"
-    help = "`GET /openapi.json`, where it is served, lists the paths and their methods."
+    title = "Unknown path"
+    help = "`GET /openapi.json`, if enabled, lists all paths and their methods."
 
 
 class MethodNotAllowed(RequestError):
     code = "method-not-allowed"
-    title = "The path does not take that method"
+    title = "Method not allowed"
     help = (
-        "The `Allow` header names the methods; `GET /openapi.json`, where served, lists all paths."
+        "The `Allow` header lists the supported methods; `GET /openapi.json`, if enabled, lists "
+        "all paths."
     )
 
 
 class InvalidRequest(RequestError):
     code = "invalid-request"
-    title = "The request is well formed and wrong"
+    title = "Invalid request"
     help = (
-        "A field is unknown, missing, of the wrong type or outside its range, or shapes do not "
-        "fit together. `errors` points at each field; `detail` says what was expected and came."
+        "A field is unknown, missing, of the wrong type or out of range, or shapes do not match. "
+        "`errors` points to each invalid field; `detail` says what was expected and what was sent."
     )
 
     @classmethod
     def at(cls, field: str, code: str, detail: str) -> "InvalidRequest":
-        """The error of one field; `field` is a path such as `padding` or `padding/0`."""
+        """An error in one field; `field` is a path such as `padding` or `padding/0`."""
         return cls(detail, [FieldError(f"#/{field}", code, detail)])
 
 
 class EmptyWindow(InvalidRequest):
     code = "empty-window"
-    title = "A pooling window holds no element"
+    title = "Empty pooling window"
     help = (
-        "With this padding, dilation and stride at least one window lies in the padding alone: "
-        "it has no maximum, and no average where padding does not count. Use less padding, a "
-        'smaller dilation or `ceil_rule: "drop"`.'
+        "With this padding, dilation and stride, at least one window contains only padding. It "
+        "has no maximum and, unless padding counts, no average. Use less padding, a smaller "
+        'dilation or `ceil_rule: "drop"`.'
     )
 
 
 class OutputTooLarge(InvalidRequest):
     code = "output-too-large"
-    title = "The result would be over the limit"
+    title = "Output too large"
     help = (
-        "Results and working memory are computed from the shapes before anything is allocated; "
-        "`GET /v1/info` names the limit as `max_output_bytes`. Use a larger stride, a smaller "
-        "output or padding, or fewer samples a request."
+        "The size of the result and its working memory follows from the shapes, before anything "
+        "is allocated; `GET /v1/info` shows the limit as `max_output_bytes`. Use a larger stride, "
+        "a smaller output or padding, or fewer samples per request."
     )
 
 
 class CostLimit(InvalidRequest):
     code = "cost-limit"
-    title = "The computation would take too long"
+    title = "Cost limit exceeded"
     help = (
-        "The cost is estimated from the shapes; `GET /v1/info` names the limit as `max_cost_ms`. "
-        "Use a smaller kernel, a larger stride, or fewer samples a request."
+        "The compute time is estimated from the shapes; `GET /v1/info` shows the limit as "
+        "`max_cost_ms`. Use a smaller kernel, a larger stride, or fewer samples per request."
     )
 
 
 class Overloaded(LaminaError):
-    """`wait_s` is about how long the queue is, where that is known."""
+    """`wait_s` is the estimated time in the queue, 0 if unknown."""
 
     code = "overloaded"
-    title = "Too much to do at the moment"
+    title = "Service overloaded"
     help = (
-        "The service takes no more than it can answer in time. Nothing was computed; send the "
-        "request again after `Retry-After`, with longer pauses when it happens again."
+        "The service only accepts what it can answer in time. Nothing was computed. Retry after "
+        "the time in `Retry-After`, with exponential backoff."
     )
 
     def __init__(self, detail: str, wait_s: float = 0.0) -> None:
@@ -240,36 +243,39 @@ class TooManyConnections(Overloaded):
     code = "too-many-connections"
     title = "Too many open connections"
     help = (
-        "`GET /v1/info` names the limit as `max_connections`. Use one connection for many "
-        "requests, and close those that are idle."
+        "`GET /v1/info` shows the limit as `max_connections`. Reuse connections for many "
+        "requests, and close idle ones."
     )
 
 
 class Draining(LaminaError):
     code = "draining"
-    title = "The service is about to end"
+    title = "Service shutting down"
     help = (
-        "This process ends, for a new version or a move. Send the request again: another takes "
-        "over. Computing a layer has no side effects."
+        "This process is shutting down, for example for an update. Retry: another process takes "
+        "over, and computing a layer has no side effects."
     )
 
 
 class DeadlineExceeded(LaminaError):
     code = "deadline-exceeded"
-    title = "The time for the answer is over"
+    title = "Deadline exceeded"
     help = (
-        "The answer was not ready within `X-Request-Timeout-Ms`, or `request_timeout_ms` of "
-        "`GET /v1/info`, from the request's arrival. Allow more time, or send fewer samples."
+        "The answer was not ready within `X-Request-Timeout-Ms`, or within `request_timeout_ms` "
+        "of `GET /v1/info`, after the request arrived. Allow more time, or send fewer samples."
     )
 
 
 class OutOfMemory(LaminaError):
     code = "out-of-memory"
-    title = "No memory at the moment"
-    help = "The device had no room for this request just now. Try again after `Retry-After`."
+    title = "Out of memory"
+    help = (
+        "The device has too little free memory for this request at the moment. Retry after the "
+        "time in `Retry-After`."
+    )
 
 
 class DeviceLost(LaminaError):
     code = "device-lost"
-    title = "The device failed"
-    help = "The accelerator failed. Its operator must restart the service; then try again."
+    title = "Device failed"
+    help = "The accelerator failed. Retry after the operator has restarted the service."

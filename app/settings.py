@@ -1,4 +1,4 @@
-"""Every setting of the service: environment variables `LAMINA_*`, read once at the start."""
+"""The service's settings: environment variables `LAMINA_*`, read once at startup."""
 
 import difflib
 import os
@@ -24,24 +24,24 @@ MIB = 1 << 20
 PIB = 1 << 50
 DAY_MS = 86_400_000
 MANY = 1 << 30
-"""More than anyone means."""
+"""An upper bound beyond any sensible value."""
 LAST_WORDS_MS = 1000
-"""What the end of a process needs at least once it takes no more requests."""
+"""The least time to shut down after the last request was accepted."""
 MIN_KEY = 16
 KEY = re.compile(r"[!-~]*")
 SECRET = frozenset(("api_keys",))
-"""Settings whose values stand in no message."""
+"""Settings whose values appear in no message."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
 
 SERVICE_LINK = re.compile(
     PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*|PORT=(tcp|udp|sctp)://.*)"
 )
-"""What Kubernetes sets for a Service whose name begins with `lamina`."""
+"""The variables that Kubernetes sets for a Service whose name starts with `lamina`."""
 
 
 class SettingsError(ValueError):
-    """A variable that makes no sense: one line with its name, what came and what is allowed."""
+    """An invalid setting: one line with its name, its value and what is allowed."""
 
 
 class Settings(BaseSettings):
@@ -58,71 +58,71 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on (`0.0.0.0` in the container image)."""
     port: int = Field(8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     workers: int = Field(1, ge=1, le=256)
-    """Number of processes."""
+    """Number of worker processes."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """`auto` (CUDA when one is present, else the CPU), `cpu`, `cuda` or `cuda:1`."""
+    """`auto` (CUDA if available, else the CPU), `cpu`, `cuda` or `cuda:1`."""
     threads: int | None = Field(None, ge=1, le=1024)
-    """Torch's threads in a process; left out: the cgroup's CPU quota divided among the workers."""
+    """Torch threads per process; by default the cgroup's CPU quota divided by the workers."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Comma-separated keys, one of which `Authorization: Bearer KEY` must carry."""
+    """Comma-separated API keys; requests send one as `Authorization: Bearer KEY`."""
     api_keys_file: Path | None = None
-    """A file of keys, one a line; blank lines and those that begin with `#` do not count."""
+    """File with more keys, one per line; blank lines and lines that start with `#` are ignored."""
     max_requests_per_minute: int | None = Field(None, ge=1, le=MANY)
-    """Most requests of one key, or of one address where there are no keys; left out: no bound."""
+    """Rate limit per key, or per address if there are no keys; unlimited by default."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
-    """Comma-separated addresses and networks whose forwarded headers are believed."""
+    """Comma-separated addresses and networks whose forwarded headers are trusted."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Comma-separated origins that browsers may call from, or `*`."""
+    """Comma-separated allowed origins, or `*`."""
     cors_credentials: bool = False
-    """Whether browsers may send credentials; refused with `*`."""
+    """Allow credentials; not with `*`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is logged at least; from `warning` on there are no lines of requests."""
+    """Log level; `warning` and above disable the access log."""
     docs: bool = True
-    """Whether `/docs` and `/openapi.json` are served."""
+    """Serve `/docs` and `/openapi.json`."""
     max_json_body_bytes: int = Field(16 * MIB, ge=1024, le=1024 * MIB)
-    """Largest JSON body, bytes."""
+    """Maximum size of a JSON body, bytes."""
     max_binary_body_bytes: int = Field(64 * MIB, ge=1024, le=4096 * MIB)
-    """Largest binary body, bytes."""
+    """Maximum size of a binary body, bytes."""
     max_output_bytes: int = Field(256 * MIB, ge=1024, le=PIB)
-    """Largest result and working memory of one request, bytes."""
+    """Maximum size of a request's result and working memory, bytes."""
     max_cost_ms: int = Field(10_000, ge=1, le=DAY_MS)
-    """Largest estimated computing time of one request, ms."""
+    """Maximum estimated compute time of a request, ms."""
     max_rank: int = Field(8, ge=5, le=32)
-    """Largest number of axes of a tensor."""
+    """Maximum number of axes of a tensor."""
     max_extent: int = Field(4096, ge=1, le=1 << 20)
-    """Largest kernel, stride, dilation and padding along one axis, elements."""
+    """Maximum kernel size, stride, dilation and padding along one axis, elements."""
     max_batch_requests: int = Field(256, ge=1, le=4096)
-    """Most requests in a batch."""
+    """Maximum number of requests in a batch."""
     max_replicas: int = Field(64, ge=1, le=4096)
-    """Most tensors in a list of inputs."""
+    """Maximum number of tensors in a list of inputs."""
     request_timeout_ms: int = Field(30_000, ge=1, le=DAY_MS)
-    """Longest time from a request's arrival to its answer, ms."""
+    """Deadline of a request, from its arrival, ms."""
     queue_timeout_ms: int = Field(2_000, ge=1, le=DAY_MS)
-    """Longest time that a request waits for memory or a turn, ms."""
+    """Maximum time a request waits for memory or a turn, ms."""
     max_queued_requests: int = Field(32, ge=0, le=MANY)
-    """Most requests that wait for the same memory or turn in one process."""
+    """Maximum queue length for memory and for turns, per process."""
     memory_budget_bytes: int | None = Field(None, ge=16 * MIB, le=PIB)
-    """Memory for requests in one process; left out: its share of 70 % of the container's."""
+    """Memory for requests, per process; by default its share of 70 % of the container's."""
     header_timeout_ms: int = Field(10_000, ge=1, le=DAY_MS)
-    """Longest time that a request's headers take to come, ms."""
+    """Maximum time to receive a request's headers, ms."""
     body_idle_timeout_ms: int = Field(10_000, ge=1, le=DAY_MS)
-    """Longest pause within a body that is coming in, ms."""
+    """Maximum pause while receiving a body, ms."""
     write_timeout_ms: int = Field(30_000, ge=1, le=DAY_MS)
-    """Longest time that a client takes to read the next piece of an answer, ms."""
+    """Maximum time for a client to read the next piece of an answer, ms."""
     keep_alive_timeout_ms: int = Field(75_000, ge=1000, le=DAY_MS)
-    """How long an idle connection stays open, ms; longer than a proxy in front keeps its own."""
+    """How long an idle connection stays open, ms; should exceed that of a proxy in front."""
     max_header_bytes: int = Field(32 * 1024, ge=1024, le=16 * MIB)
-    """Most bytes of a request's line and headers."""
+    """Maximum size of the request line and headers, bytes."""
     max_header_fields: int = Field(100, ge=8, le=10_000)
-    """Most headers of a request."""
+    """Maximum number of headers."""
     max_connections: int = Field(4096, ge=1, le=MIB)
-    """Most open connections of one process."""
+    """Maximum number of open connections, per process."""
     drain_delay_ms: int = Field(5_000, ge=0, le=DAY_MS)
-    """How long after SIGTERM requests are still taken, ms."""
+    """How long new requests are accepted after SIGTERM, ms."""
     drain_grace_ms: int = Field(40_000, ge=0, le=DAY_MS)
-    """Longest time from SIGTERM to the exit, ms."""
+    """Maximum time from SIGTERM to exit, drain delay included, ms."""
 
     @field_validator("api_keys", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
@@ -131,7 +131,7 @@ class Settings(BaseSettings):
             return value
         parts = tuple(filter(None, (part.strip() for part in value.split(","))))
         if not parts and info.field_name == "api_keys":
-            raise ValueError("it is set and holds no key; without it, keys are not asked for")
+            raise ValueError("contains no key; unset it to run without API keys")
         return parts
 
     @field_validator("api_keys")
@@ -148,9 +148,9 @@ class Settings(BaseSettings):
             try:
                 wide = ip_network(proxy).prefixlen == 0
             except ValueError:
-                raise ValueError("expected addresses, or networks such as 10.0.0.0/8") from None
+                raise ValueError("expected IP addresses or networks such as 10.0.0.0/8") from None
             if wide:
-                raise ValueError("a network of every address would let anyone name any address")
+                raise ValueError("trusting every address would let any client forge its address")
         return proxies
 
     @field_validator("cors_origins")
@@ -159,19 +159,19 @@ class Settings(BaseSettings):
         for origin in origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    "expected origins as browsers send them, scheme://host or scheme://host:port "
-                    "in lower case without a path or a final slash, or *"
+                    "expected origins as browsers send them, scheme://host or scheme://host:port, "
+                    "in lower case and without a path or trailing slash, or *"
                 )
             if DEFAULT_PORT.fullmatch(origin):
-                raise ValueError("browsers leave the scheme's own port out of an origin")
+                raise ValueError("omit the scheme's default port, as browsers do")
         return origins
 
     @model_validator(mode="after")
     def _no_wildcard_with_credentials(self) -> Self:
         if self.cors_credentials and "*" in self.cors_origins:
             raise ValueError(
-                "LAMINA_CORS_CREDENTIALS=true: with LAMINA_CORS_ORIGINS=* it must stay false: "
-                "name the origins"
+                "LAMINA_CORS_CREDENTIALS=true: cannot be combined with LAMINA_CORS_ORIGINS=*; "
+                "list the origins"
             )
         return self
 
@@ -179,9 +179,9 @@ class Settings(BaseSettings):
     def _time_to_drain(self) -> Self:
         if self.drain_grace_ms < self.drain_delay_ms + LAST_WORDS_MS:
             raise ValueError(
-                f"LAMINA_DRAIN_GRACE_MS={self.drain_grace_ms}: with "
-                f"LAMINA_DRAIN_DELAY_MS={self.drain_delay_ms}, which is a part of it, expected at "
-                f"least {self.drain_delay_ms + LAST_WORDS_MS}"
+                f"LAMINA_DRAIN_GRACE_MS={self.drain_grace_ms}: must be at least "
+                f"{self.drain_delay_ms + LAST_WORDS_MS}, as it includes "
+                f"LAMINA_DRAIN_DELAY_MS={self.drain_delay_ms}"
             )
         return self
 
@@ -197,15 +197,15 @@ class Settings(BaseSettings):
             try:
                 keys += _keys_of(self.api_keys_file)
             except (OSError, ValueError) as error:
-                # Decoding's own words would repeat bytes of the file.
-                said = "it is not text" if isinstance(error, UnicodeError) else str(error)
+                # The message of a decoding error would repeat bytes of the file.
+                said = "not a UTF-8 text file" if isinstance(error, UnicodeError) else str(error)
                 said = (error.strerror or said) if isinstance(error, OSError) else said
                 name = f"{PREFIX}API_KEYS_FILE={str(self.api_keys_file)!r}"
                 raise SettingsError(f"{name}: {said}") from None
         return tuple(dict.fromkeys(keys))
 
     def holding_keys(self) -> Self:
-        """These settings with the file's keys in them, for processes that must not read it.
+        """These settings with the file's keys included, for processes that must not read the file.
 
         Raises:
             SettingsError: as `read_keys`.
@@ -245,18 +245,18 @@ class Settings(BaseSettings):
 
 
 def _keys_of(path: Path) -> list[str]:
-    """The keys of a file, one a line."""
+    """The keys of a file, one per line."""
     lines = (line.strip() for line in path.read_text("utf-8-sig").split("\n"))
     keys = [(n, line) for n, line in enumerate(lines, 1) if line and line[0] != "#"]
     for number, key in keys:
         _check_key(f"line {number}", key)
     if not keys:
-        raise ValueError("it holds no key")
+        raise ValueError("the file contains no key")
     return [key for _, key in keys]
 
 
 def _check_key(name: str, key: str) -> None:
-    """Raise ValueError, without the key, where it is one that headers cannot hold or is short."""
+    """Raise ValueError, without the key, if it is too short or not valid in a header."""
     if not KEY.fullmatch(key):
         raise ValueError(f"{name}: expected printable ASCII without spaces")
     if len(key) < MIN_KEY:
@@ -264,11 +264,11 @@ def _check_key(name: str, key: str) -> None:
 
 
 def load_settings(**flags: object) -> Settings:
-    """Settings from the environment; a flag that is not None wins over its variable.
+    """Settings from the environment; a flag that is not None overrides its variable.
 
     Raises:
-        SettingsError: a value out of range, an unknown variable of our prefix, or keys that
-            cannot be read. It holds no key.
+        SettingsError: a value out of range, an unknown variable with our prefix, or keys that
+            cannot be read. The message contains no key.
 
     """
     _check_names()
@@ -288,16 +288,16 @@ def load_settings(**flags: object) -> Settings:
 
 
 def _check_names() -> None:
-    """Raise SettingsError where a variable of our prefix, in any case, is no setting."""
+    """Raise SettingsError if a variable with our prefix, in any case, is not a setting."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for variable, value in os.environ.items():
         name = variable.upper()
         if SERVICE_LINK.match(name) or SERVICE_LINK.match(f"{name}={value}"):
             raise SettingsError(
-                f"{variable}: Kubernetes sets it for a Service whose name begins with 'lamina'; "
-                "put 'enableServiceLinks: false' into the pod's spec"
+                f"{variable}: set by Kubernetes for a Service whose name starts with 'lamina'; "
+                "add 'enableServiceLinks: false' to the pod spec"
             )
         if name.startswith(PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise SettingsError(f"{variable}: there is no such setting{hint}")
+            raise SettingsError(f"{variable}: unknown setting{hint}")

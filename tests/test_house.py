@@ -112,9 +112,10 @@ def python(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_page_on_adding_a_layer_is_shorter_than_a_screen() -> None:
-    page = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add a layer")[2]
-    assert page.count("\n") < 24
+@pytest.mark.parametrize("section", ["A request's way", "Add a layer", "Add an operation"])
+def test_the_pages_on_the_structure_are_shorter_than_a_screen(section: str) -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text().partition(f"\n## {section}\n")[2]
+    assert 0 < page.partition("\n## ")[0].count("\n") < 24
 
 
 def test_every_setting_is_documented() -> None:

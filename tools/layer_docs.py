@@ -14,23 +14,24 @@ from app.settings import Settings
 INTRODUCTION = """# The layers
 Generated from the list of layers by `make openapi`.
 
-[surprises.md](surprises.md) tells what torch does in silence, and what is done here.
+[surprises.md](surprises.md) lists surprising behaviors of torch, and what Lamina does instead.
 
-Every layer takes `convention` and `layout` beside its own options, and the common fields
+In addition to its own options, every layer takes `convention` and `layout`, and the common fields
 `grad_output`, `batched`, `dtype`, `compute_dtype`, `encoding` and `explain`. The defaults below are
-torch's; where a convention has others, a table says so. [conventions.md](conventions.md) has all
-of them in one place.
+torch's; a table lists those that depend on the convention. [conventions.md](conventions.md) has all
+conventions in one place.
 
-## How accurate the results are
-At most 1,024 terms are added in float32; longer sums are computed in float64, or in pieces that are
-added in float64. So are all averages, powers, and norms of data whose mean is large against its
-spread. Half types are computed in
-float32. For each layer, "Accuracy" tells how far a result may be from the exact one before it is
-rounded to the dtype of the answer: g is the incoming gradient, w the weight, b the bias, xhat the
-normalized input, n the number of terms of the sum, and u the unit roundoff of what is computed in,
-2^-24 in float32 and the half types and 2^-53 in float64. `tests/reference` holds every layer to
-that, forward and backward and in both layouts, against plain numpy in float64:
-`python -m tests.reference.accuracy` prints the share of each bound that is used.
+## Accuracy
+Sums of up to 1,024 terms are computed in float32; longer sums are computed in float64, or in parts
+that are added in float64. Averages, powers, and norms of data with a mean far larger than its
+spread are also computed in float64. Half types are computed in float32.
+
+For each layer, "Accuracy" bounds the distance between a result and the exact one, before it is
+rounded to the dtype of the answer. g is the incoming gradient, w the weight, b the bias, xhat the
+normalized input, n the number of terms in the sum, and u the unit roundoff of the dtype used in the
+computation: 2^-24 for float32 and the half types, 2^-53 for float64. `tests/reference` checks these
+bounds for every layer against NumPy in float64, forward and backward and in both layouts;
+`python -m tests.reference.accuracy` prints the used share of each bound.
 """
 
 
@@ -59,7 +60,7 @@ def _section(engine: Engine, specs: Sequence[LayerSpec]) -> Iterator[str]:
     yield ".\n"
     own = [name for name in example.options.model_fields if name not in LayerOptions.model_fields]
     if own:
-        yield "\n| option | default | meaning |\n|---|---|---|\n"
+        yield "\n| option | default | description |\n|---|---|---|\n"
     for name in own:
         field = example.options.model_fields[name]
         default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
@@ -94,7 +95,7 @@ def _presets(spec: LayerSpec) -> Iterator[str]:
 
 
 def preset_text(spec: LayerSpec, convention: Any, name: str) -> str:
-    """An option's default in one convention, for people."""
+    """An option's default in one convention, in words."""
     preset = spec.presets[convention]
     value = preset.get(name, spec.options.model_fields[name].default)
     if callable(value):

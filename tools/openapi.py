@@ -47,7 +47,7 @@ def layer_table() -> str:
         f"| {', '.join(f'`{port.name}`' for port in spec.inputs)} |\n"
         for spec in LAYERS.values()
     ]
-    return "| layer | what it gives | tensors |\n|---|---|---|\n" + "".join(rows)
+    return "| layer | output | tensors |\n|---|---|---|\n" + "".join(rows)
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:

@@ -43,7 +43,7 @@ def _preferred(accept: bytes, offered: tuple[str, ...]) -> str:
 
     chosen = max(offered, key=preference)
     if not preference(chosen)[0]:
-        raise NotAcceptable(f"the answer is {' or '.join(offered)}; the Accept header excludes it")
+        raise NotAcceptable(f"the Accept header excludes {' and '.join(offered)}")
     return chosen
 
 

@@ -38,7 +38,7 @@ def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
         got = (sent if sent in FOREIGN else "another" if sent else "none") if same else "several"
         raise UnsupportedMedia(f"expected Content-Type: {' or '.join(taken)}; got {got}")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UnsupportedMedia("expected no Content-Encoding; send the body as it is")
+        raise UnsupportedMedia("Content-Encoding is not supported; send the body uncompressed")
     return sent
 
 
@@ -54,7 +54,7 @@ def body_length(headers: Headers, limit: int) -> int | None:
     if not text.isdigit():
         if b"transfer-encoding" in headers:
             return None
-        raise LengthRequired("expected a body and its Content-Length; there is none")
+        raise LengthRequired("expected a body with a Content-Length; got none")
     if len(text) > 18 or int(text) > limit:
         raise BodyTooLarge(f"expected at most {limit} bytes; the body has {text[:18].decode()}")
     return int(text)
@@ -114,8 +114,8 @@ async def _next(receive: Receive, idle_timeout_ms: int, until_s: float) -> Messa
             message = await receive()
     except TimeoutError:
         if left_s * 1e3 < idle_timeout_ms:
-            raise BodyTimeout("the body was not there when the request's time was over") from None
-        raise BodyTimeout(f"no byte of the body came for {idle_timeout_ms} ms") from None
+            raise BodyTimeout("the body did not arrive before the request's deadline") from None
+        raise BodyTimeout(f"no bytes of the body arrived for {idle_timeout_ms} ms") from None
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     return message
@@ -133,7 +133,7 @@ def deadline_s(scope: Scope, headers: Headers, most_ms: int) -> float:
     if text is None:
         return arrived_s + most_ms / 1e3
     if not text.isdigit() or len(text) > 18:
-        raise InvalidRequest("X-Request-Timeout-Ms: expected a whole number of milliseconds")
+        raise InvalidRequest("X-Request-Timeout-Ms: expected an integer number of milliseconds")
     return arrived_s + min(int(text), most_ms) / 1e3
 
 

@@ -69,4 +69,4 @@ class Guard:
         if self._rates is not None and (denied or path not in UNLIMITED):
             self._rates.take(client or network_of(scope))
         if denied:
-            raise Unauthorized("expected Authorization: Bearer KEY, with a key of this service")
+            raise Unauthorized("expected Authorization: Bearer KEY, with a valid API key")

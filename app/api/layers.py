@@ -99,7 +99,7 @@ def build_router(layers: Mapping[str, LayerSpec], known: Mapping[str, Endpoint])
     def named(request: Request) -> str:
         layer: str = request.path_params["layer"]
         if layer not in layers:
-            raise UnknownLayer(f"there is no layer of that name; {nearest(layer, layers)}")
+            raise UnknownLayer(f"no layer has that name; {nearest(layer, layers)}")
         return layer
 
     async def list_layers(request: Request) -> Response:

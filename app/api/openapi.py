@@ -1,4 +1,4 @@
-"""The OpenAPI document: one typed operation a layer, made from the list of layers."""
+"""The OpenAPI document: typed operations, generated from the lists of layers and operations."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,50 +24,50 @@ BINARY = {
         "schema": {
             "type": "string",
             "format": "binary",
-            "description": "A safetensors file: the tensors by name, the rest as JSON in its "
-            "metadata, under `request` or `response`.",
+            "description": "A safetensors file: tensors by name, and the other fields as JSON in "
+            "its metadata, under `request` or `response`.",
         }
     }
 }
 REFERENCE = "#/components/schemas/{model}"
 TENSOR_MODELS = {TENSOR_FORMAT: "Tensor", ANSWER_FORMAT: "AnswerTensor"}
 ERRORS = {
-    400: "Not HTTP/1.1, not JSON, or not UTF-8",
-    401: "No valid key, where keys are asked for",
-    404: "No layer of that name",
-    406: "No acceptable answer format",
-    408: "The body did not come",
-    411: "The request has no body",
-    413: "The body is over the limit",
-    415: "The body's format is not supported",
-    422: "Well formed and wrong",
+    400: "Malformed HTTP, JSON or UTF-8",
+    401: "Missing or invalid API key",
+    404: "Unknown layer",
+    406: "Not acceptable",
+    408: "Body timeout",
+    411: "Length required",
+    413: "Body too large",
+    415: "Unsupported media type",
+    422: "Invalid request",
     429: "Too many requests",
-    431: "The headers are over the limit",
-    500: "A fault of the service",
-    503: "Too much to do, no memory, the device failed, or the service is about to end",
-    504: "The answer was not ready in time",
+    431: "Headers too large",
+    500: "Internal error",
+    503: "Service overloaded or shutting down, out of memory, or device failed",
+    504: "Deadline exceeded",
 }
 OPEN_ERRORS = (400, 431, 500, 503)
-"""Of paths that need no key, and are not limited."""
+"""The errors of paths without API keys and rate limits."""
 GET_ERRORS = (*OPEN_ERRORS, 401, 406, 429)
 BODY_ERRORS = (*GET_ERRORS, 408, 411, 413, 415, 422, 504)
 ERROR_HEADERS = {
     401: ("WWW-Authenticate", "`Bearer`", {"type": "string"}),
-    429: ("Retry-After", "When to try again, s", {"type": "integer", "minimum": 1}),
-    503: ("Retry-After", "When to try again, s", {"type": "integer", "minimum": 1}),
+    429: ("Retry-After", "Seconds until the next attempt", {"type": "integer", "minimum": 1}),
+    503: ("Retry-After", "Seconds until the next attempt", {"type": "integer", "minimum": 1}),
 }
 SCHEME = "key"
 GETS: dict[str, tuple[str, str, type[BaseModel]]] = {
-    "/v1/layers": ("listLayers", "The catalogue of layers", answers.Catalogue),
-    "/v1/layers/{layer}": ("getLayer", "One layer of the catalogue", answers.LayerCard),
-    "/v1/info": ("getInfo", "Versions, device, limits in force", answers.Info),
-    "/livez": ("livez", "Whether the process lives", answers.Health),
-    "/readyz": ("readyz", "Whether the process takes requests", answers.Health),
+    "/v1/layers": ("listLayers", "Catalog of layers", answers.Catalogue),
+    "/v1/layers/{layer}": ("getLayer", "Catalog entry of one layer", answers.LayerCard),
+    "/v1/info": ("getInfo", "Versions, device and limits in force", answers.Info),
+    "/livez": ("livez", "Liveness of the process", answers.Health),
+    "/readyz": ("readyz", "Readiness for requests", answers.Health),
 }
 
 
 def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
-    """The whole document, from the descriptions that the routes carry."""
+    """The whole document, from the descriptions in the routes."""
     models: list[type[BaseModel]] = [
         *(operation.answer for operation in (*LAYER_OPERATIONS, *SERVICE_OPERATIONS)),
         answers.Problem,
@@ -94,7 +94,7 @@ def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec])
             SCHEME: {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "One of the operator's keys, where the service asks for them.",
+                "description": "An API key, if the service is configured with keys.",
             }
         },
     }

@@ -1,7 +1,8 @@
-"""The one way of every request: read its body and fields, admit and run its task, write the answer.
+"""The pipeline of all requests: read the body and its fields, admit and run the task, send the
+answer.
 
-A `Face` says how requests come and answers go, an operation's `Reader` what they ask for; the
-order, the claims on memory and turns, the deadline and the metrics are the same for all.
+A `Face` defines the wire format of requests and answers, and an operation's `Reader` their meaning.
+The order of steps, admission, deadlines and metrics are the same for all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from app.scheduling import Admission, Claim, Deadline, clock
 Header = tuple[bytes, bytes]
 Pieces = Sequence[bytes | memoryview]
 PIECE_BYTES = 1 << 20
-"""Most that the transport holds of an answer whose memory has been given back."""
+"""How much of an answer the transport may hold after its memory has been released."""
 COMPUTE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -31,40 +32,40 @@ COMPUTE_HEADERS = (
 
 
 class Wire(Protocol):
-    """The form of one request and of its answer."""
+    """The wire format of one request and its answer."""
 
     max_body_bytes: int
 
     def need_bytes(self, body_bytes: int) -> int:
-        """Memory that reading a body takes."""
+        """Memory needed to decode a body."""
 
     def reads_inline(self, body: bytes | bytearray) -> bool:
-        """Whether reading takes next to nothing."""
+        """Whether decoding is fast enough for the event loop."""
 
     def read(self, body: bytes | bytearray) -> Fields:
         """The request's fields."""
 
     def check(self, task: Task) -> None:
-        """Refuse what this form cannot answer, before anything is computed."""
+        """Refuse what this format cannot express, before anything is computed."""
 
     def answer_bytes(self, task: Task) -> int:
-        """Memory that the answer takes beside its tensors."""
+        """Memory that the answer needs in addition to its tensors."""
 
     def writes_inline(self, task: Task) -> bool:
-        """Whether writing takes next to nothing."""
+        """Whether encoding is fast enough for the event loop."""
 
     def write(self, task: Task, answer: Answer) -> tuple[Pieces, tuple[Header, ...]]:
         """The answer's body in pieces, and its headers."""
 
 
 class Face(Protocol):
-    """A protocol: what is asked of one reader, in the forms that it knows."""
+    """A protocol: the wire formats in which requests to one reader are accepted."""
 
     def encoding(self, headers: Headers) -> str:
-        """The request's form, a word for the metrics."""
+        """The request's encoding, as a metrics label."""
 
     def wire(self, headers: Headers) -> Wire:
-        """The form that these headers ask for.
+        """The wire format that these headers select.
 
         Raises:
             UnsupportedMedia, NotAcceptable: there is none.
@@ -73,7 +74,7 @@ class Face(Protocol):
 
 
 class Pipeline:
-    """What all requests share: limits, admission, and who keeps count of them."""
+    """What all requests share: limits, admission, metrics and readiness."""
 
     def __init__(
         self,
@@ -90,10 +91,10 @@ class Pipeline:
     async def serve(
         self, name: str, reader: Reader, face: Face, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answer one request for `name`, and note how it ended.
+        """Answer one request for `name`, and record the outcome.
 
         Raises:
-            LaminaError: it was not answered; nothing was sent.
+            LaminaError: the request failed; nothing was sent.
 
         """
         headers = headers_of(scope)
@@ -130,7 +131,7 @@ class Pipeline:
         send: Send,
     ) -> PhaseTimings:
         body = await self._body(claim, wire, headers, receive)
-        claim.lap_ms()  # nobody works while the body comes in
+        claim.lap_ms()  # receiving the body is not decoding
         read = partial(_task, reader, wire, body)
         task = await claim.run_codec(wire.reads_inline(body), read)
         decode_ms = claim.lap_ms()
@@ -149,10 +150,10 @@ class Pipeline:
     async def _body(
         self, claim: Claim, wire: Wire, headers: Headers, receive: Receive
     ) -> bytes | bytearray:
-        """The body, in memory that was free, and room to read it.
+        """Receive the body, with memory reserved for it and for decoding it.
 
         Raises:
-            RequestError: it is too long, has no length, or does not come.
+            RequestError: it is too long, has no length, or does not arrive.
             Overloaded, DeadlineExceeded, Abandoned: not now.
 
         """
@@ -176,7 +177,7 @@ class Pipeline:
     def _grown(
         self, claim: Claim, come: int, most_bytes: int, need_bytes: Callable[[int], int]
     ) -> int:
-        """Room for a body of unknown length: twice what came, where that is not for others."""
+        """Reserve twice what has arrived, or just that if twice would need the other lane."""
         room = min(2 * come, most_bytes)
         if not self._admission.same_lane(need_bytes(come), need_bytes(room)):
             room = come
@@ -191,7 +192,7 @@ def _task(reader: Reader, wire: Wire, body: bytes | bytearray) -> Task:
 
 
 async def send_answer(send: Send, pieces: Pieces, headers: tuple[Header, ...]) -> None:
-    """Send what starlette's Response would, without the time it takes to build one."""
+    """Send what Starlette's Response would, without the cost of building one."""
     length = (b"content-length", b"%d" % sum(map(len, pieces)))
     start = (*COMPUTE_HEADERS, length, *headers)
     await send({"type": "http.response.start", "status": 200, "headers": start})
@@ -202,7 +203,7 @@ async def send_answer(send: Send, pieces: Pieces, headers: tuple[Header, ...]) -
 
 
 def _cut(pieces: Pieces) -> Iterator[bytes | memoryview]:
-    """The same bytes in pieces of bounded size; with the last handed over, most others are sent."""
+    """The same bytes in pieces of bounded size, most of them sent before the last."""
     for piece in pieces:
         whole = memoryview(piece)
         for begin in range(0, len(whole) - PIECE_BYTES, PIECE_BYTES):

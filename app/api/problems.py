@@ -54,14 +54,14 @@ STATUS: dict[type[LaminaError], int] = {
     errors.DeadlineExceeded: 504,
 }
 LEFT = (ClientDisconnect, Abandoned)
-"""What is raised where the client has gone: nobody is there to answer."""
+"""Raised when the client has disconnected: there is nobody to answer."""
 KINDS = {kind.code: kind for kind in STATUS}
 ERROR_PAGE = page_headers("default-src 'none'")
 ROUTING = {404: errors.UnknownPath, 405: errors.MethodNotAllowed}
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of any error; what is not ours is a fault of the service."""
+    """The HTTP status of any error; an error that is not a LaminaError is a 500."""
     return STATUS[type(error)] if isinstance(error, LaminaError) else 500
 
 
@@ -93,21 +93,21 @@ def problem_body(error: LaminaError) -> dict[str, object]:
 
 
 def refusal(error: RequestError) -> dict[str, object]:
-    """The same as the answer to one of many requests."""
+    """The problem as the answer to one request of a batch."""
     return {"status": STATUS[type(error)], "body": problem_body(error)}
 
 
 def headers_of_error(error: LaminaError) -> dict[str, str]:
-    """What the answer to an error carries beside its body, in any protocol."""
+    """The headers of an error response, in any protocol."""
     status, headers = STATUS[type(error)], dict(NO_STORE)
     if status == 429:
-        # Whole seconds, and a little more than the wait.
+        # Whole seconds, rounded up.
         headers["Retry-After"] = str(int(getattr(error, "wait_s", 0.0)) + 1)
     if status == 503:
-        # Spread, so that not all come back at once.
+        # Random, so that clients do not all retry at once.
         wait_s = min(int(getattr(error, "wait_s", 0.0)), MAX_WAIT_S)
         headers["Retry-After"] = str(wait_s + random.randint(1, MAX_SPREAD_S))  # noqa: S311
-    if status == 408:  # the rest of the body would be in the way (RFC 9110, 15.5.9)
+    if status == 408:  # the rest of the body is still to come (RFC 9110, 15.5.9)
         headers["Connection"] = "close"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -115,14 +115,14 @@ def headers_of_error(error: LaminaError) -> dict[str, str]:
 
 
 def short(text: str) -> str:
-    """Cut to a bounded length; lone surrogates, which no JSON can hold, are replaced."""
+    """Truncate to a bounded length, and replace lone surrogates, which UTF-8 cannot encode."""
     text = text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 3] + "..."
     return text.encode("utf-8", "replace").decode()
 
 
 class CatchAll:
-    """Answers a problem, or what `render` makes of the error, where the app below failed before it
-    answered anything.
+    """Answers with a problem, or with what `render` makes of the error, if `app` fails before its
+    response has started.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class CatchAll:
         except LEFT:
             return
         except asyncio.CancelledError:
-            # The server's drain cancels what cannot finish in time.
+            # On shutdown, the server cancels requests that cannot finish in time.
             if scope["type"] != "http":
                 raise
             if not started:
-                ending = Draining("the service ends before this request is done; send it again")
+                ending = Draining("the service is shutting down before this request is done; retry")
                 await self.render(ending)(scope, receive, send)
         except LaminaError as error:
             if started:
@@ -158,13 +158,13 @@ class CatchAll:
             if scope["type"] != "http" or started:
                 raise
             logger.error("request failed: %s", type(error).__name__, exc_info=error)
-            fault = LaminaError("an unexpected fault; the request may be sent again")
+            fault = LaminaError("unexpected error; it is safe to retry")
             await self.render(fault)(scope, receive, send)
 
 
 def install(app: FastAPI, hint: str) -> None:
-    """Answer every error of the app as a problem, and serve the pages of their kinds; `hint` is
-    for those who are lost.
+    """Answer every error of the app with a problem, and serve a page for each kind of error; `hint`
+    is the detail of routing errors.
     """
 
     @app.exception_handler(HTTPException)
@@ -185,8 +185,8 @@ def install(app: FastAPI, hint: str) -> None:
 
 
 def _methods(app: FastAPI, scope: Scope) -> Iterator[str]:
-    """What the path takes, nothing below a mount, which knows it itself; the router's own error
-    knows the first route of the path alone.
+    """The methods of a path, none below a mount, which adds its own; Starlette's error lists only
+    those of the first matching route.
     """
     for method in METHODS:
         asked = {**scope, "method": method}

@@ -32,7 +32,7 @@ class Rates:
         """
         if not self._window.hit(self._limit, client):
             stats = self._window.get_window_stats(self._limit, client)
-            detail = f"expected at most {self._limit.amount} requests a minute; wait a little"
+            detail = f"the limit is {self._limit.amount} requests per minute; see Retry-After"
             raise RateLimited(detail, stats.reset_time - time.time())
 
 

@@ -30,9 +30,9 @@ class Readiness:
     def obstacle(self) -> LaminaError | None:
         """What speaks against sending requests here."""
         if self._draining:
-            return Draining("this process is about to end")
+            return Draining("this process is shutting down")
         if self.device_lost:
             return DeviceLost("the device failed; this process will be replaced")
         if self._stuck_s() > STUCK_S:
-            return Overloaded(f"a queue is full and has not moved for more than {STUCK_S:.0f} s")
+            return Overloaded(f"a queue has been full without progress for over {STUCK_S:.0f} s")
         return None

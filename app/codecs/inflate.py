@@ -26,9 +26,9 @@ def inflate(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
     try:
         inflated = decompressor.decompress(body, limit + 1)
     except zlib.error as error:
-        raise MalformedBody(f"the body is not {encoding.decode()}") from error
+        raise MalformedBody(f"the body is not valid {encoding.decode()}") from error
     if len(inflated) > limit:
-        raise BodyTooLarge(f"expected at most {limit} bytes behind the compression; got more")
+        raise BodyTooLarge(f"expected at most {limit} bytes after decompression; got more")
     if not decompressor.eof or decompressor.unused_data:
-        raise MalformedBody(f"the {encoding.decode()} body is cut short, or has bytes behind it")
+        raise MalformedBody(f"the {encoding.decode()} body is truncated, or has trailing bytes")
     return inflated

@@ -60,12 +60,12 @@ class _Adder:
             if rest and field is not None:
                 lists.setdefault(head, {})[rest] = payload
             elif name in fields:
-                raise _refused(path + name, "duplicate-field", "given more than once")
+                raise _refused(path + name, "duplicate-field", "duplicate field")
             else:
                 fields[name] = payload
         for head, numbered in lists.items():
             if head in fields:
-                raise _refused(path + head, "duplicate-field", "given more than once")
+                raise _refused(path + head, "duplicate-field", "duplicate field")
             order = [str(index) for index in range(len(numbered))]
             if numbered.keys() != set(order) or len(order) > self._max_list:
                 wanted = f"expected {head}.0, {head}.1 and so on, at most {self._max_list}"
@@ -79,10 +79,10 @@ class _Adder:
     ) -> None:
         wanted = field.dtype or self._dtype
         if isinstance(wanted, str) and wanted in DTYPES and payload.dtype != wanted:
-            detail = f"expected the dtype {wanted}; got {payload.dtype}"
+            detail = f"expected dtype {wanted}; got {payload.dtype}"
             raise _refused(path + name, "dtype-mismatch", detail)
         if field.many and whole:
-            detail = f"expected a list, named {name}.0, {name}.1 and so on; got one tensor"
+            detail = f"expected a list of tensors named {name}.0, {name}.1, ...; got one tensor"
             raise _refused(path + name, "tensor-form", detail)
 
     def _descend(
@@ -107,7 +107,7 @@ class _Adder:
             place = f"{path}{head}.{number}"
             known = isinstance(entries, list) and number.isdigit() and len(number) < 5
             if not known or int(number) >= len(entries):
-                raise _refused(place, "list-numbers", "expected the number of an entry of the list")
+                raise _refused(place, "list-numbers", "expected the index of a list entry")
             self._enter(entries[int(number)], inner_payloads, group, f"{place}.")
 
     def _enter(

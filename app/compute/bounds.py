@@ -32,7 +32,7 @@ def check_extents(options: Any, limit: int) -> None:
 def check_dtypes(call: ComputeCall) -> None:
     """Integers are computed as they are."""
     if call.compute_dtype and not DTYPES[call.dtype].is_float:
-        detail = f"compute_dtype: integers are computed as they are; got dtype {call.dtype}"
+        detail = f"compute_dtype: only for float dtypes; got dtype {call.dtype}. Omit it"
         raise InvalidRequest.at("compute_dtype", "conflict", detail)
 
 
@@ -48,7 +48,7 @@ def check_strides(shapes: Shapes) -> None:
     """Refuse empty tensors whose other axes are so long that torch's strides overflow."""
     for name, shape in shapes.items():
         if elements_as_if(shape) >= MAX_STRIDE:
-            detail = f"{name}: the lengths of {list(shape)} multiply beyond 2^48"
+            detail = f"{name}: the non-zero axes of {list(shape)} have a product above 2^48"
             raise InvalidRequest.at(pointer(name), "out-of-range", detail)
 
 
@@ -65,7 +65,7 @@ def check_ranks(spec: LayerSpec, shapes: Shapes, layout: Layout, batched: bool) 
             f"got {len(shape)}, shape {list(shape)}"
         )
         if port.mapped and batched and len(shape) + 1 in port.ranks:
-            detail += ". To send one sample without a batch axis add `batched: false`"
+            detail += ". For a single sample without a batch axis, add `batched: false`"
         raise InvalidRequest.at(pointer(name), "wrong-rank", detail)
 
 
@@ -95,14 +95,14 @@ def check_cost(
     if needed > limits.max_output_bytes:
         detail = (
             f"the output {_listed(next(iter(plan.outputs.values())))} and its working memory need "
-            f"{needed} bytes; at most {limits.max_output_bytes} are allowed. "
-            "Use a larger stride or a smaller output, or fewer samples"
+            f"{needed} bytes; the limit is {limits.max_output_bytes}. "
+            "Use a larger stride, a smaller output or fewer samples"
         )
         raise OutputTooLarge(detail)
     if estimate.ms > limits.max_cost_ms:
         detail = (
-            f"{spec.name} would take about {estimate.ms:.0f} ms for {like.cost} operations; at "
-            f"most {limits.max_cost_ms} ms are allowed. Use a smaller window or fewer samples"
+            f"{spec.name} would take about {estimate.ms:.0f} ms for {like.cost} operations; the "
+            f"limit is {limits.max_cost_ms} ms. Use a smaller window or fewer samples"
         )
         raise CostLimit(detail)
 
@@ -113,7 +113,7 @@ def check_gradient(spec: LayerSpec, call: ComputeCall, shapes: Any) -> None:
     if grad is None:
         return
     if not DTYPES[call.dtype].is_float:
-        detail = f"{name}: integers have no gradient; got dtype {call.dtype}"
+        detail = f"{name}: integer dtypes have no gradient; got dtype {call.dtype}"
         raise InvalidRequest.at(name, "no-gradient", detail)
     if grad == "ones":
         return

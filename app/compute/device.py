@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ValueError(f"expected a device that exists; torch sees {count} CUDA devices")
+        raise ValueError(f"no such device; torch finds {count} CUDA devices")
     return device
 
 

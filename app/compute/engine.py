@@ -88,7 +88,7 @@ class Engine:
             with torch.set_grad_enabled(getattr(call, spec.gradient) is not None):
                 return self._run(spec, call, plan)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory("the device has no room for this request just now") from error
+            raise OutOfMemory("the device has too little free memory at the moment") from error
         except torch.AcceleratorError as error:
             raise DeviceLost("the accelerator failed during this request") from error
 

@@ -14,8 +14,8 @@ from app.schemas.tensors import Shape
 
 PRECISION_LOSS = Advice(
     code="precision-loss",
-    message="In this dtype the output is further from float64's than rounding.",
-    suggestion='Send `compute_dtype: "float64"`, or centre the input first.',
+    message="In this dtype, the output differs from that in float64 by more than rounding.",
+    suggestion='Send `compute_dtype: "float64"`, or center the input first.',
 )
 
 

@@ -28,34 +28,35 @@ PRESETS = presets(
     flax={**_OTHERS, "momentum": 0.99},
 )
 FORMULA = (
-    "y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance a channel. "
-    "In training they are the batch's, and running = (1 - momentum) * running + momentum * batch "
-    "(`momentum_weights: running` swaps the weights); else they are the running ones."
+    "y = weight * (x - mean) / sqrt(var + eps) + bias, with mean and biased variance per channel. "
+    "In training they are those of the batch, and running = (1 - momentum) * running + momentum * "
+    "batch (`momentum_weights: running` swaps the weights); otherwise they are the running ones."
 )
 DIFFERENCES = (
-    "torch updates the running variance with the unbiased estimate, the others with the biased.",
-    "torch's momentum 0.1 weighs the batch; Keras's, ONNX's and Flax's 0.9 or 0.99 the past.",
-    "With one value a channel torch refuses to train; the others get a variance of 0.",
-    "Flax computes the variance as E[x^2] - E[x]^2, which loses digits; here it is centred.",
+    "torch updates the running variance with the unbiased variance, the others with the biased.",
+    "torch's momentum of 0.1 weights the batch; 0.9 or 0.99 in Keras, ONNX and Flax weights the "
+    "running statistics.",
+    "With one value per channel, torch refuses to train; the others get a variance of 0.",
+    "Flax computes the variance as E[x^2] - E[x]^2, which loses digits; here it is centered.",
 )
 
 
 class BatchNormOptions(LayerOptions):
-    """Options of batch normalisation."""
+    """Options of batch normalization."""
 
     training: Flag
-    """true: normalise with this batch's statistics and update the running ones; false: with the
-    running ones. There is no default."""
+    """true: normalize with the statistics of the batch, and update the running statistics; false:
+    normalize with the running statistics. There is no default."""
     momentum: Annotated[float, Field(strict=True, ge=0, le=1)] | None = 0.1
-    """Weight in the update of the running statistics; null: their cumulative average."""
+    """Weight in the update of the running statistics; null: use a cumulative average."""
     momentum_weights: Literal["batch", "running"] = "batch"
-    """Which side `momentum` weighs: the batch's statistics, or the running ones."""
+    """Which statistics `momentum` is the weight of: those of the batch, or the running ones."""
     running_var_estimator: Literal["unbiased", "biased"] = "unbiased"
-    """Whether the running variance is updated with the sum of squares over n - 1, or over n."""
+    """Whether the running variance is updated with the unbiased (n - 1) or biased (n) variance."""
     eps: Epsilon = 1e-5
-    """Added to the variance under the root; torch wants it above 0 in training."""
+    """Added to the variance before the square root; in torch it must be above 0 in training."""
     num_batches_tracked: Annotated[int, Field(strict=True, ge=0, lt=2**53)] = 0
-    """How many batches the running statistics have seen."""
+    """Number of batches in the running statistics so far."""
 
 
 _STATE = {"running_mean": [0.5, -1], "running_var": [2, 0.5]}
@@ -95,9 +96,9 @@ def parameter_shapes(shape: Shape, call: object) -> Shapes:
 def check_parameters(
     shapes: Shapes, options: BatchNormOptions, channels: int, count: int, *, image: str = "input"
 ) -> None:
-    """Vectors of a value a channel, the running ones where they are needed, enough values.
+    """Check the shapes of the vectors, that running statistics are there if needed, and `count`.
 
-    `count` is the number of values a channel; `image` is the field that they came in.
+    `count` is the number of values per channel; `image` is the name of the input field.
     """
     if channels == 0:
         detail = f"{image}: expected at least one channel; got none"
@@ -105,40 +106,40 @@ def check_parameters(
     for name in PARAMETERS:
         if shapes.get(name, (channels,)) != (channels,):
             detail = (
-                f"{name}: expected shape [{channels}], one value a channel of the input; "
+                f"{name}: expected shape [{channels}], one value per channel of the input; "
                 f"got {list(shapes[name])}"
             )
             raise InvalidRequest.at(name, "shape-mismatch", detail)
     given = [name for name in ("running_mean", "running_var") if name in shapes]
     if len(given) == 1:
         missing = "running_var" if given == ["running_mean"] else "running_mean"
-        detail = f"{missing}: {given[0]} came without it; send both or neither"
+        detail = f"{missing}: missing; send it together with {given[0]}, or send neither"
         raise InvalidRequest.at(missing, "missing", detail)
     if options.training:
         _check_training(options, count, image)
     elif not given:
         detail = (
-            "running_mean: `training: false` normalises with running_mean and running_var; "
-            "send both, or `training: true`"
+            "running_mean: missing; `training: false` needs running_mean and running_var. "
+            "Send both, or `training: true`"
         )
         raise InvalidRequest.at("running_mean", "missing", detail)
 
 
 def _check_training(options: BatchNormOptions, count: int, image: str) -> None:
     if options.convention == "torch" and options.eps == 0:
-        detail = "eps: expected more than 0 in training; got 0"
+        detail = "eps: must be greater than 0 in training; got 0"
         raise InvalidRequest.at("eps", "out-of-range", detail)
     if count != 1:
         return
     if options.convention == "torch":
         detail = (
-            f"{image}: expected more than one value a channel in training; got one, whose variance "
-            "is 0. Send a larger batch, or `training: false`"
+            f"{image}: expected more than one value per channel in training; got one, whose "
+            "variance is 0. Send a larger batch, or `training: false`"
         )
         raise InvalidRequest.at(image, "one-value-per-channel", detail)
     if options.running_var_estimator == "unbiased":
         detail = (
-            "running_var_estimator: one value a channel has no unbiased variance; "
+            "running_var_estimator: a single value per channel has no unbiased variance; "
             'send "biased", or a larger batch'
         )
         raise InvalidRequest.at("running_var_estimator", "one-value-per-channel", detail)
@@ -147,56 +148,56 @@ def _check_training(options: BatchNormOptions, count: int, image: str) -> None:
 def check_running(tensors: Tensors) -> None:
     """Refuse a running variance below 0."""
     if tensors["running_var"].min().item() < 0:
-        detail = "running_var: expected no negative variance; got one"
+        detail = "running_var: variances must not be negative"
         raise InvalidRequest.at("running_var", "out-of-range", detail)
 
 
 def with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
-    """`(N, C, *spatial) -> (N, C, *spatial)`, normalised with the running statistics."""
+    """`(N, C, *spatial) -> (N, C, *spatial)`, normalized with the running statistics."""
     mean, var = tensors["running_mean"], tensors["running_var"]
     if _piece(x) and is_well_scaled(mean, var, eps):
         return _batch_norm(x, mean, var, tensors, eps, training=False)
     scale = tensors["weight"] * (var.double() + eps).rsqrt()
-    centred = x.double() - _by_channel(mean, x)
-    return torch.addcmul(_by_channel(tensors["bias"], x), centred, _by_channel(scale, x))
+    centered = x.double() - _by_channel(mean, x)
+    return torch.addcmul(_by_channel(tensors["bias"], x), centered, _by_channel(scale, x))
 
 
 def with_batch(
     tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """`(N, C, *spatial) -> (N, C, *spatial)`, normalised with its own statistics, and those."""
+    """`(N, C, *spatial) -> (N, C, *spatial)`, normalized with its own statistics, and those."""
     weight, bias = tensors["weight"], tensors["bias"]
     count = x.numel() // x.shape[1]
     if count == 0:
         mean = biased = unbiased = torch.full_like(weight.detach(), math.nan)
         output = F.batch_norm(x, mean, unbiased, weight, bias, False, 0.0, eps)
     elif count == 1 or eps == 0:  # torch refuses both
-        output, mean, biased = _normalised_by_hand(tensors, x, eps)
+        output, mean, biased = _normalized_by_hand(tensors, x, eps)
         unbiased = biased * (count / (count - 1)) if count > 1 else torch.full_like(mean, math.nan)
     else:
-        output, mean, biased, unbiased = _normalised(tensors, x, eps)
+        output, mean, biased, unbiased = _normalized(tensors, x, eps)
     inv_std = (biased + eps).rsqrt()
     statistics = zip(STATISTICS, (mean, biased, unbiased, inv_std), strict=True)
     return output, dict(statistics)
 
 
-def _normalised(
+def _normalized(
     tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The output, and `(C)`: mean, biased and unbiased variance; of more than one value a channel.
 
-    In float64 and centred, unless the sums are short and the means small against the spread.
+    In float64 and centered, unless the sums are short and the means small against the spread.
     """
     if _piece(x):
-        output, mean, biased, unbiased = _normalised_as_sent(tensors, x, eps)
+        output, mean, biased, unbiased = _normalized_as_sent(tensors, x, eps)
         if is_well_scaled(mean, biased, eps):
             return output, mean, biased, unbiased
-    near, centred = _centred(x)
-    output, rest, biased, unbiased = _normalised_as_sent(tensors, centred, eps)
+    near, centered = _centered(x)
+    output, rest, biased, unbiased = _normalized_as_sent(tensors, centered, eps)
     return output, mean_of(near, rest), biased, unbiased
 
 
-def _normalised_as_sent(
+def _normalized_as_sent(
     tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     # With momentum 1 torch replaces what it is given by the batch's mean and unbiased variance.
@@ -240,18 +241,18 @@ def _by_channel(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return vector.view(-1, *[1] * (x.dim() - 2))
 
 
-def _normalised_by_hand(
+def _normalized_by_hand(
     tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The output, and `(C)`: mean and biased variance; in float64 and centred."""
-    near, x = _centred(x)
+    """The output, and `(C)`: mean and biased variance; in float64 and centered."""
+    near, x = _centered(x)
     var, rest = torch.var_mean(x, _all_but_channels(x), correction=0, keepdim=True)
     scale = (var + eps).rsqrt() * _by_channel(tensors["weight"], x)
     output = (x - rest) * scale + _by_channel(tensors["bias"], x)
     return output, mean_of(near, rest.detach().flatten()), var.detach().flatten()
 
 
-def _centred(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _centered(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`(C)`, close to each channel's mean, and the input without it, in float64."""
     near = x.detach().mean(_all_but_channels(x), dtype=torch.float64)
     return near, x.double() - _by_channel(near, x)
@@ -293,7 +294,7 @@ def advice_on(x: torch.Tensor, tensors: Tensors, options: BatchNormOptions) -> t
         advice.append(
             Advice(
                 code="small-batch",
-                message=f"The statistics rest on {count} values a channel.",
+                message=f"The statistics are computed from {count} values per channel.",
                 suggestion="Use a larger batch, `sync_batch_norm` over replicas, or `group_norm`.",
             )
         )
@@ -314,7 +315,7 @@ def advice_on(x: torch.Tensor, tensors: Tensors, options: BatchNormOptions) -> t
             advice.append(
                 Advice(
                     code="train-eval-mismatch",
-                    message="The running statistics are far from this batch's own.",
+                    message="The running statistics are far from those of this batch.",
                     suggestion="Train longer, or check momentum and preprocessing.",
                 )
             )
@@ -322,8 +323,8 @@ def advice_on(x: torch.Tensor, tensors: Tensors, options: BatchNormOptions) -> t
         advice.append(
             Advice(
                 code="momentum-convention",
-                message=f"Momentum {options.momentum} lets this batch outweigh all before it.",
-                suggestion="Keras's 0.99 is torch's 0.01: send `1 - momentum`, or "
+                message=f"With momentum {options.momentum}, this batch outweighs all earlier ones.",
+                suggestion="0.99 in Keras is 0.01 in torch: send `1 - momentum`, or "
                 '`momentum_weights: "running"`.',
             )
         )

@@ -13,7 +13,7 @@ ROW_COST = 60
 """Operations that the statistics of a group take, whatever its length."""
 CONSTANT = Advice(
     code="constant-channel",
-    message="A normalised group is constant: its variance is 0.",
+    message="A normalized group is constant: its variance is 0.",
     suggestion="Its output is the bias; its input gradient is scaled by 1/sqrt(eps).",
 )
 
@@ -22,7 +22,7 @@ class NormOptions(LayerOptions):
     """Options of every norm."""
 
     eps: Epsilon = 1e-5
-    """Added to the variance under the root."""
+    """Added to the variance before the square root."""
 
 
 def check_parameters(shapes: Shapes, wanted: Shape, what: str) -> None:
@@ -39,7 +39,7 @@ def prepared(
     """Groups `(..., values)` as torch's kernels take them without losing digits, with the mean and
     1 / sqrt(biased variance + eps) of each, `(...)`.
 
-    In float64 and centred, unless the sums are short, of `values` and of the `groups_per_weight`
+    In float64 and centered, unless the sums are short, of `values` and of the `groups_per_weight`
     that a weight's gradient adds, and the means small against the spread.
     """
     if not groups.numel():

@@ -16,33 +16,33 @@ AGGRESSIVE_REDUCTION = 16
 
 TIED = Advice(
     code="tied-maximum",
-    message="Some windows hold their maximum more than once.",
-    suggestion='The gradient goes to the first of them; `tie: "split"` shares it evenly.',
+    message="Some windows contain their maximum more than once.",
+    suggestion='The gradient goes to the first; `tie: "split"` divides it evenly.',
 )
 NAN_IN_WINDOW = Advice(
     code="nan-in-window",
-    message="Some windows hold NaN.",
-    suggestion='NaN wins every maximum; with `nan: "ignore"` it counts as -Infinity.',
+    message="Some windows contain NaN.",
+    suggestion='NaN is the maximum of its window; `nan: "ignore"` ignores it.',
 )
 LOCALISATION_LOSS = Advice(
     code="localisation-loss",
-    message="One value a channel is left: where it was found is lost.",
-    suggestion="Keep a spatial output for detection or segmentation.",
+    message="One value per channel remains: its position is lost.",
+    suggestion="Keep the spatial axes for detection or segmentation.",
 )
 AGGRESSIVE = Advice(
     code="aggressive-pooling",
-    message=f"Fewer than one position in {AGGRESSIVE_REDUCTION} is left after this one layer.",
-    suggestion="Pool in several smaller steps with convolutions between them.",
+    message=f"This layer keeps fewer than one position in {AGGRESSIVE_REDUCTION}.",
+    suggestion="Pool in several smaller steps, with convolutions in between.",
 )
 STRIDED_CONVOLUTION = Advice(
     code="strided-convolution-alternative",
     message="This layer reduces the resolution by a fixed rule.",
-    suggestion="A convolution with the same stride learns its reduction instead.",
+    suggestion="A convolution with the same stride learns the reduction instead.",
 )
 GLOBAL_AVERAGE = Advice(
     code="global-average-before-head",
     message="The window covers the whole input.",
-    suggestion="`global_avg_pool` says so, whatever the input's size.",
+    suggestion="`global_avg_pool` does the same for every input size.",
 )
 
 

@@ -13,10 +13,10 @@ from app.schemas.tensors import Tensor, TensorField, TensorOrOnes, Tensors, Tens
 
 GRADIENT = Field(
     None,
-    description="Gradient of the loss in the output: a tensor of its shape (of a list of outputs, "
-    'a list of them), or "ones"; absent: no gradients are computed.',
+    description="Gradient of the loss with respect to the output: a tensor of its shape (for a "
+    'list of outputs, a list of tensors), or "ones". Without it, no gradients are computed.',
 )
-SHAPE = Field(description="Shape of the input, batch axis included unless `batched` is false.")
+SHAPE = Field(description="Shape of the input, including the batch axis unless `batched` is false.")
 
 
 def _title(spec: LayerSpec, suffix: str) -> str:

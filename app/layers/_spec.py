@@ -198,5 +198,5 @@ def feature_map(
 def check_not_empty(shape: Shape, first_axis: int = 1) -> None:
     """Refuse channels or spatial axes of length zero; only the batch may be empty."""
     if 0 in shape[first_axis:]:
-        detail = f"input: expected axes of length 1 and more behind the batch; got {list(shape)}"
+        detail = f"input: all axes after the batch axis must be non-empty; got shape {list(shape)}"
         raise InvalidRequest.at("input", "empty-axis", detail)

@@ -12,21 +12,22 @@ from app.schemas.tensors import Shape
 
 
 class WindowOptions(LayerOptions):
-    """What every pooling over sliding windows shares."""
+    """Options shared by all pooling layers with sliding windows."""
 
     kernel_size: Size
-    """The window, elements an axis."""
+    """Size of the window along each spatial axis."""
     stride: Size | None = None
-    """Distance between windows; null: the convention's default, the kernel size or 1."""
+    """Distance between windows; null: the convention's default, which is the kernel size or 1."""
     padding: Padding = 0
-    """Around the input, never a maximum, 0 in a sum: numbers, pairs [before, after], or a mode."""
+    """Padding around the input: numbers, pairs [before, after], or a mode. It is never a maximum,
+    and counts as 0 in a sum."""
     dilation: Size = 1
-    """Distance between the taps of a window."""
+    """Distance between the elements of a window."""
     ceil_mode: Flag = False
-    """Whether a last window may reach beyond the padding; refused beside `same`, which sets the
-    output size by itself."""
+    """Whether the last window may extend beyond the padding; not with `same` padding, which
+    determines the output size by itself."""
     ceil_rule: Literal["drop", "keep"] = "drop"
-    """Ceil mode's last window where it would start behind the input: dropped, or kept."""
+    """Whether ceil mode drops or keeps a last window that starts after the end of the input."""
 
 
 def window_choices(dims: int) -> tuple[Mapping[str, Any], ...]:
@@ -175,7 +176,9 @@ def per_axis(field: str, value: Any, dims: int) -> tuple[Any, ...]:
     if len(entries) == 1:
         return tuple(entries) * dims
     if len(entries) != dims:
-        detail = f"{field}: expected one value or {dims}, one a spatial axis; got {len(entries)}"
+        detail = (
+            f"{field}: expected one value, or one per spatial axis ({dims}); got {len(entries)}"
+        )
         raise InvalidRequest.at(field, "wrong-length", detail)
     return tuple(entries)
 
@@ -191,8 +194,8 @@ def sliding_axes(spatial: Shape, options: Any) -> tuple[SlidingAxis, ...]:
     kernels = per_axis("kernel_size", options.kernel_size, len(spatial))
     if options.ceil_mode and _is_same(options.padding):
         detail = (
-            f'ceil_mode: padding "{options.padding}" sets the output size by itself, so no window '
-            "is left for ceil_mode to add; leave one of the two out"
+            f'ceil_mode: cannot be combined with padding "{options.padding}", which determines the '
+            "output size by itself; omit one of them"
         )
         raise InvalidRequest.at("ceil_mode", "conflict", detail)
     axes = window_axes(spatial, kernels, options, blame="kernel_size")
@@ -233,7 +236,7 @@ def window_axes(
         )
         if axis.output < 1:
             detail = (
-                f"{blame}: the window covers {effective} elements along spatial axis {index}; "
+                f"{blame}: the window spans {effective} elements along spatial axis {index}, where "
                 f"the input has {length} and padding {before} + {after}. Use a smaller kernel or "
                 "dilation, or more padding"
             )
@@ -278,9 +281,10 @@ def refuse_empty_windows(axes: Iterable[SlidingAxis]) -> None:
     for index, axis in enumerate(axes):
         if axis.empty_windows():
             detail = (
-                f"a window of spatial axis {index} holds no element: input {axis.input}, kernel "
-                f"{axis.kernel}, dilation {axis.dilation}, stride {axis.stride}, padding "
-                f"{axis.before} + {axis.after}. Use less padding or a smaller dilation"
+                f"padding: a window along spatial axis {index} contains only padding, with input "
+                f"{axis.input}, kernel {axis.kernel}, dilation {axis.dilation}, stride "
+                f"{axis.stride}, padding {axis.before} + {axis.after}. Use less padding or a "
+                "smaller dilation"
             )
             raise EmptyWindow(detail, [FieldError("#/padding", "empty-window", detail)])
 

@@ -23,14 +23,14 @@ class AdaptiveAvgPoolOptions(LayerOptions):
     """Options of adaptive average pooling."""
 
     output_size: OutputSize
-    """Length of each spatial axis of the output; null keeps the input's."""
+    """Length of each spatial axis of the output; null keeps that of the input."""
 
 
 class AdaptiveMaxPoolOptions(AdaptiveAvgPoolOptions):
     """Options of adaptive max pooling."""
 
     return_indices: Flag = False
-    """Whether to answer where each maximum was, counted in its plane."""
+    """Whether to return the index of each maximum, counted within its plane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
         for length, size in zip(shape[2:], sizes, strict=True)
     )
     if any(axis.output >= 2**31 for axis in axes):
-        detail = "output_size: expected lengths below 2147483648"
+        detail = "output_size: must be less than 2147483648"
         raise InvalidRequest.at("output_size", "out-of-range", detail)
     output = (*shape[:2], *(axis.output for axis in axes))
     is_max = isinstance(options, AdaptiveMaxPoolOptions)
@@ -179,7 +179,7 @@ SPECS = tuple(
     LayerSpec(
         name=f"adaptive_{kind}_pool{dims}d",
         family="adaptive_pool",
-        summary=f"{word} of windows that give {SPATIAL[dims]} a chosen size",
+        summary=f"{word} of windows that reduce {SPATIAL[dims]} to a given size",
         options=options,
         inputs=(feature_map("input", dims, differentiable=True),),
         outputs=tuple(feature_map(name, dims, required=name == "output") for name in outputs),
@@ -190,8 +190,8 @@ SPECS = tuple(
         formula="window i of an axis of n elements and o outputs is [floor(i * n / o), "
         "ceil((i + 1) * n / o)); windows may overlap",
         differences=(
-            "ONNX has no adaptive pooling: exporters fail where o does not divide n.",
-            "torch accepts null per axis in 2d and 3d only; here in all.",
+            "ONNX has no adaptive pooling: exporters fail unless o divides n.",
+            "torch accepts null for an axis only in 2d and 3d; Lamina also in 1d.",
         ),
         example=_example(dims),
         own_cases=_cases(kind, dims),

@@ -37,13 +37,14 @@ class AvgPoolOptions(WindowOptions):
     """Options of average pooling."""
 
     count_include_pad: Flag = True
-    """Whether padding counts in the divisor."""
+    """Whether the divisor counts padding."""
     divisor_override: Annotated[int, Field(strict=True, ge=-MAX_DIVISOR, le=MAX_DIVISOR)] | None = (
         None
     )
-    """Divide every window by this instead, also one of padding alone, which is then 0; not 0."""
+    """Divisor of every window, including windows with only padding, which are then 0. Not 0."""
     overhang_divisor: Literal["inside", "kernel"] = "inside"
-    """Whether taps beyond the padding (ceil mode) are left out of the divisor, or count too."""
+    """Whether elements beyond the padding (in ceil mode) are excluded from the divisor, or
+    counted."""
 
 
 PRESETS = presets(
@@ -58,7 +59,7 @@ def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
     shape = shapes["input"]
     check_not_empty(shape)
     if options.divisor_override == 0:
-        detail = "divisor_override: expected an integer other than 0; got 0"
+        detail = "divisor_override: must not be 0"
         raise InvalidRequest.at("divisor_override", "out-of-range", detail)
     axes = sliding_axes(shape[2:], options)
     if not options.count_include_pad and options.divisor_override is None:
@@ -129,11 +130,11 @@ SPECS = tuple(
         formula="y[o] = sum over taps i of x[o * stride - padding + i * dilation], over a divisor: "
         "the taps that count",
         differences=(
-            "Padding counts in torch's and Flax's divisors; in Keras's and ONNX's it does not.",
-            "The stride left out is the kernel size in torch and Keras, 1 in ONNX and Flax.",
-            "torch refuses padding above half the kernel; the others take any below it.",
-            "Ceil mode's overhang never counts in torch; in ONNX Runtime it did until 2026, "
-            "for models before opset 19: `overhang_divisor: kernel`.",
+            "The divisor counts padding in torch and Flax, but not in Keras and ONNX.",
+            "The default stride is the kernel size in torch and Keras, and 1 in ONNX and Flax.",
+            "torch refuses padding above half the kernel size; the others accept any below it.",
+            "Elements beyond the padding in ceil mode never count in torch; they did in ONNX "
+            "Runtime until 2026, for models before opset 19: `overhang_divisor: kernel`.",
         ),
         presets=PRESETS,
         any_order=True,

@@ -1,4 +1,4 @@
-"""Batch normalisation: each channel to mean 0 and variance 1, then scaled and shifted."""
+"""Batch normalization: each channel to mean 0 and variance 1, then scaled and shifted."""
 
 import math
 

@@ -45,20 +45,20 @@ class ConvOptions(LayerOptions):
     stride: Size = 1
     """Distance between windows."""
     padding: Padding = 0
-    """Zeros around the input: numbers, pairs [before, after], or a mode."""
+    """Zero padding around the input: numbers, pairs [before, after], or a mode."""
     dilation: Size = 1
-    """Distance between the taps of a window."""
+    """Distance between the elements of a window."""
     groups: Annotated[int, Field(strict=True, ge=1)] = 1
-    """Into how many parts the channels are cut, each convolved alone."""
+    """Number of groups of channels, each convolved separately."""
 
 
 class ConvShapeFields(BaseModel):
     """What a shape request says in place of the weight."""
 
     out_channels: Annotated[Extent, Field(examples=[2])]
-    """Channels of the output."""
+    """Number of output channels."""
     kernel_size: Annotated[Size, Field(examples=[2])]
-    """The window, elements an axis."""
+    """Size of the window along each spatial axis."""
 
 
 def plan(shapes: Shapes, options: ConvOptions) -> Plan:
@@ -106,19 +106,19 @@ def _overhead_ns(samples: int, groups: int, axes: Iterable[SlidingAxis]) -> floa
 
 def _check_weight(shape: Shape, weight: Shape, options: ConvOptions) -> None:
     if 0 in weight:
-        detail = f"weight: expected axes of length 1 and more; got {list(weight)}"
+        detail = f"weight: all axes must be non-empty; got shape {list(weight)}"
         raise InvalidRequest.at("weight", "empty-axis", detail)
     channels, groups = shape[1], options.groups
     if channels % groups or weight[0] % groups:
         detail = (
-            f"groups: expected a divisor of the {channels} input and {weight[0]} output "
+            f"groups: must divide the {channels} input channels and the {weight[0]} output "
             f"channels; got {groups}"
         )
         raise InvalidRequest.at("groups", "shape-mismatch", detail)
     if weight[1] * groups != channels:
         detail = (
-            f"weight: expected [out, {channels // groups}, *kernel], for {channels} channels in "
-            f"{groups} groups; got {list(weight)}"
+            f"weight: expected shape [out, {channels // groups}, *kernel] for {channels} channels "
+            f"in {groups} groups; got {list(weight)}"
         )
         raise InvalidRequest.at("weight", "shape-mismatch", detail)
 
@@ -200,7 +200,7 @@ def parameter_shapes(shape: Shape, call: Any) -> Shapes:
     dims = len(shape) - 2
     kernel = per_axis("kernel_size", call.kernel_size, dims) if dims > 0 else ()
     if shape[1] % call.groups:
-        detail = f"groups: expected a divisor of the {shape[1]} channels; got {call.groups}"
+        detail = f"groups: must divide the {shape[1]} channels; got {call.groups}"
         raise InvalidRequest.at("groups", "shape-mismatch", detail)
     return {"weight": (call.out_channels, shape[1] // call.groups, *kernel)}
 
@@ -254,10 +254,10 @@ SPECS = tuple(
         formula="y[n, o] = bias[o] + sum over channels c and taps i of "
         "weight[o, c, i] * x[n, c, o * stride - padding + i * dilation]",
         differences=(
-            "The padding left out is none in torch, Keras and ONNX, and `same` in Flax.",
-            "torch's `same` takes stride 1 alone, and puts an odd padding behind: `same_upper`.",
-            "Keras and Flax hold the weight as [*kernel, in, out]; here it is [out, in, *kernel] "
-            "in every layout.",
+            "The default padding is 0 in torch, Keras and ONNX, and `same` in Flax.",
+            "torch's `same` requires stride 1, and pads more at the end if uneven: `same_upper`.",
+            "Weights are [*kernel, in, out] in Keras and Flax; here they are [out, in, *kernel] in "
+            "every layout.",
         ),
         example=_example(dims),
         own_cases=_cases(dims),

@@ -1,4 +1,4 @@
-"""Global pooling: one value a channel."""
+"""Global pooling: one value per channel."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ class GlobalPoolOptions(LayerOptions):
     """Options of global pooling."""
 
     keepdims: Flag = True
-    """Whether the spatial axes stay, with length 1."""
+    """Whether to keep the spatial axes, with length 1."""
 
 
 def plan_max(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
@@ -91,7 +91,9 @@ SPECS = tuple(
         explain=explain,
         accuracy=MAXIMUM if kind == "max" else AVERAGE,
         formula=formula,
-        differences=("Keras and Flax drop the spatial axes; torch and ONNX keep them as 1.",),
+        differences=(
+            "Keras and Flax drop the spatial axes; torch and ONNX keep them, with length 1.",
+        ),
         presets=presets(keras={"keepdims": False}, flax={"keepdims": False}),
         example={"input": [[[[1, 3], [5, 7]], [[2, 2], [4, 4]]]]},
         own_cases=_cases(),

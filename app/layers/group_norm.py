@@ -1,4 +1,4 @@
-"""Group and instance normalisation: each sample's channels, in groups or one by one."""
+"""Group and instance normalization: each sample's channels, in groups or one by one."""
 
 import math
 from typing import Annotated, Any
@@ -25,15 +25,15 @@ from app.schemas.tensors import Shape, Shapes
 
 
 class InstanceNormOptions(NormOptions):
-    """Options of instance normalisation."""
+    """Options of instance normalization."""
 
 
 class GroupNormOptions(NormOptions):
-    """Options of group normalisation."""
+    """Options of group normalization."""
 
     num_groups: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """How many groups the channels make; they must divide evenly. Left out: Keras's and Flax's 32;
-    torch and ONNX have no default."""
+    """Number of groups, which must divide the number of channels. The default is 32 in Keras and
+    Flax; torch and ONNX have none."""
 
 
 def plan_group(shapes: Shapes, options: GroupNormOptions) -> Plan:
@@ -43,12 +43,12 @@ def plan_group(shapes: Shapes, options: GroupNormOptions) -> Plan:
     groups = options.num_groups
     if groups is None:
         detail = (
-            f"num_groups: expected a divisor of the {shape[1]} channels; got none, and the "
-            f"{options.convention} convention has no default"
+            f"num_groups: missing; the {options.convention} convention has no default. It must "
+            f"divide the {shape[1]} channels"
         )
         raise InvalidRequest.at("num_groups", "missing", detail)
     if shape[1] % groups:
-        detail = f"num_groups: expected a divisor of the {shape[1]} channels; got {groups}"
+        detail = f"num_groups: must divide the {shape[1]} channels; got {groups}"
         raise InvalidRequest.at("num_groups", "shape-mismatch", detail)
     return _plan(shapes, options, groups)
 
@@ -59,8 +59,8 @@ def plan_instance(shapes: Shapes, options: InstanceNormOptions) -> Plan:
     check_not_empty(shape)
     if options.convention == "torch" and math.prod(shape[2:]) == 1:
         detail = (
-            f"input: expected more than one value a sample and channel; got the shape "
-            f"{list(shape)}, whose variance is 0. Use `batch_norm` or `layer_norm`"
+            f"input: expected more than one value per sample and channel; got shape "
+            f"{list(shape)}, whose variances are 0. Use `batch_norm` or `layer_norm`"
         )
         raise InvalidRequest.at("input", "one-value-per-channel", detail)
     return _plan(shapes, options, shape[1])
@@ -167,7 +167,7 @@ SPECS = (
         formula=FORMULA.format(each="a sample and channel"),
         differences=(
             "Keras has no layer of this name: it is GroupNormalization with groups=-1.",
-            "With one value a channel torch refuses; the others get a variance of 0.",
+            "With one value per channel, torch refuses; the others get a variance of 0.",
         ),
         example={"input": [[[1, 2, 4, 5], [3, 3, 0, 6]]]},
         own_cases=_cases(2, {}),
@@ -183,8 +183,8 @@ SPECS = (
         ),
         formula=FORMULA.format(each="a sample and group of channels"),
         differences=(
-            "torch and ONNX want `num_groups`; Keras and Flax take 32.",
-            "ONNX scaled by one weight a group before version 21; here it is one a channel.",
+            "torch and ONNX require `num_groups`; in Keras and Flax, it is 32 by default.",
+            "Before version 21, ONNX had one weight per group; here it is one per channel.",
         ),
         example={"input": [[[1, 2], [4, 5], [3, 3], [0, 6]]], "num_groups": 2},
         own_cases=_cases(

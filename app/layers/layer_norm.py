@@ -1,4 +1,4 @@
-"""Layer and RMS normalisation: over the last axes of every position before them."""
+"""Layer and RMS normalization: over the last axes of every position before them."""
 
 import math
 from typing import Annotated, Any
@@ -18,24 +18,24 @@ from app.schemas.tensors import Shape, Shapes
 
 
 class _Trailing(LayerOptions):
-    """Which of the last axes are normalised together: exactly one of the two."""
+    """The axes to normalize together: exactly one of the two options."""
 
     normalized_shape: Trailing | None = None
-    """Lengths of the last axes, which are normalised together; or send `axis`."""
+    """Lengths of the last axes, which are normalized together; or send `axis`."""
     axis: Annotated[int, Field(strict=True)] | None = None
-    """The first of the axes that are normalised together, in the tensor as sent; -1 is the last."""
+    """First of the axes that are normalized together, in the tensor as sent; -1 is the last."""
 
 
 class LayerNormOptions(_Trailing, NormOptions):
-    """Options of layer normalisation."""
+    """Options of layer normalization."""
 
 
 class RmsNormOptions(_Trailing):
-    """Options of RMS normalisation."""
+    """Options of RMS normalization."""
 
     eps: Epsilon | None = None
-    """Added to the mean square under the root; null: the convention's default, in torch the
-    dtype's machine epsilon (of half types, float32's)."""
+    """Added to the mean square before the square root; null: the convention's default, which in
+    torch is the dtype's machine epsilon (that of float32 for half types)."""
 
 
 def machine_epsilon(dtype: str) -> float:
@@ -48,9 +48,9 @@ def plan(shapes: Shapes, options: Any) -> Plan:
     shape = shapes["input"]
     normalized = _normalized(shape, options)
     if 0 in normalized:
-        detail = f"input: expected normalised axes of length 1 and more; got {list(shape)}"
+        detail = f"input: normalized axes must be non-empty; got shape {list(shape)}"
         raise InvalidRequest.at("input", "empty-axis", detail)
-    check_parameters(shapes, normalized, "the normalised shape")
+    check_parameters(shapes, normalized, "the normalized shape")
     lead = shape[: len(shape) - len(normalized)]
     rms = isinstance(options, RmsNormOptions)
     names = ("inv_rms",) if rms else ("mean", "inv_std")
@@ -67,7 +67,7 @@ def plan(shapes: Shapes, options: Any) -> Plan:
 
 
 def _normalized(shape: Shape, options: _Trailing) -> Shape:
-    """The lengths of the axes that are normalised together."""
+    """The lengths of the axes that are normalized together."""
     wanted, axis = options.normalized_shape, options.axis
     if (wanted is None) == (axis is None):
         came = "neither" if axis is None else "both"
@@ -76,7 +76,7 @@ def _normalized(shape: Shape, options: _Trailing) -> Shape:
     if axis is not None:
         if not -len(shape) <= axis < len(shape):
             detail = (
-                f"axis: expected {-len(shape)} to {len(shape) - 1} for the shape {list(shape)}; "
+                f"axis: must be from {-len(shape)} to {len(shape) - 1} for shape {list(shape)}; "
                 f"got {axis}"
             )
             raise InvalidRequest.at("axis", "out-of-range", detail)
@@ -84,7 +84,7 @@ def _normalized(shape: Shape, options: _Trailing) -> Shape:
     normalized = wanted if isinstance(wanted, tuple) else (wanted or 0,)
     if shape[-len(normalized) :] != normalized:
         detail = (
-            f"normalized_shape: expected the last lengths of the input, {list(shape)}; "
+            f"normalized_shape: must match the last axes of the input, of shape {list(shape)}; "
             f"got {list(normalized)}"
         )
         raise InvalidRequest.at("normalized_shape", "shape-mismatch", detail)
@@ -125,11 +125,11 @@ def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
 
 
 def parameter_shapes(shape: Shape, call: object) -> Shapes:
-    """Weight and bias follow the normalised shape by themselves."""
+    """Weight and bias follow the normalized shape by themselves."""
     return {}
 
 
-IMAGE = ("any axes, the last of them normalised", ANY_RANK[1:])
+IMAGE = ("any axes, the last of them normalized", ANY_RANK[1:])
 WEIGHT = Port(
     "weight", "normalized_shape", ANY_RANK[1:], required=False, differentiable=True, fill=1.0
 )
@@ -169,7 +169,7 @@ SPECS = (
         accuracy=SAMPLE_NORM,
         formula="y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance "
         "over the last axes",
-        differences=("torch names the lengths of the axes; the others name the axes.",),
+        differences=("torch takes the lengths of the axes; the others take the axes.",),
         example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},
         own_cases=_cases({"bias": numbers(4)}),
     ),
@@ -190,7 +190,9 @@ SPECS = (
         ),
         accuracy=RMS_NORM,
         formula="y = weight * x / sqrt(mean(x^2) + eps), the mean over the last axes",
-        differences=("torch's eps is the dtype's machine epsilon, the others' is a number.",),
+        differences=(
+            "The default eps is the dtype's machine epsilon in torch, a fixed number elsewhere.",
+        ),
         example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},
         own_cases=_cases({"eps": None}),
     ),

@@ -39,13 +39,13 @@ class LpPoolOptions(WindowOptions):
     """Options of Lp pooling."""
 
     norm_type: Annotated[float, Field(strict=True, gt=0, le=1024)] = 2.0
-    """The power p, above 0."""
+    """The exponent p, greater than 0."""
     lp_abs: Flag = False
-    """Whether elements count by their absolute value; torch raises them with their sign, so that
-    odd powers may cancel and others give NaN."""
+    """Whether to take absolute values first. torch does not: odd powers can cancel, and negative
+    sums or fractional powers give NaN."""
     lp_partial: Literal["scaled", "sum"] = "scaled"
-    """A window that reaches beyond the padding: its sum scaled up by the taps of a full window
-    over those inside input and padding, or its true sum."""
+    """How to compute a window that extends beyond the padding: scale its sum up to the size of a
+    full window, or take the sum as it is."""
 
 
 OTHERS = {"lp_abs": True, "lp_partial": "sum"}
@@ -156,13 +156,13 @@ SPECS = tuple(
         accuracy=AVERAGE,
         formula="y[o] = (sum over taps i of x[o * stride - padding + i * dilation]^p)^(1/p)",
         differences=(
-            "torch takes no absolute value: for p = 1, 3 and -4 give -1, and odd powers of "
-            "negative sums give NaN. ONNX does: `lp_abs`.",
-            "torch scales a partial window up to a full one: a single 5 in a window of 2 gives "
-            "10 for p = 1. ONNX takes the true sum: `lp_partial`.",
-            "torch has neither padding nor dilation here.",
-            "A window whose sum is 0 passes no gradient, as in torch; an element that no window "
-            "sees gets 0, where torch gives NaN for a negative one and fractional p.",
+            "ONNX takes absolute values; torch does not: for p = 1, 3 and -4 give -1, and odd "
+            "powers with a negative sum give NaN: `lp_abs`.",
+            "torch scales a partial window up to a full one: for p = 1, a single 5 in a window of "
+            "2 gives 10. ONNX takes the sum as it is: `lp_partial`.",
+            "torch supports neither padding nor dilation here.",
+            "A window with sum 0 passes no gradient, as in torch. An element outside every window "
+            "gets gradient 0; torch gives NaN if it is negative and p is fractional.",
         ),
         example=_example(dims),
         own_cases=_cases(dims),

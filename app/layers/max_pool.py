@@ -50,18 +50,18 @@ class MaxPoolOptions(WindowOptions):
     """Options of max pooling."""
 
     return_indices: Flag = False
-    """Whether to answer where each maximum was."""
+    """Whether to return the index of each maximum."""
     index_base: Literal["plane", "onnx", "tf"] = "plane"
-    """What indices count: positions in a plane; in the whole tensor, in ONNX's order (N, C, D, H,
-    W) under either layout; or TensorFlow's."""
+    """How indices count: `plane`, the position within the channel's plane; `onnx`, the position in
+    the whole tensor in the order (N, C, D, H, W), whatever the layout; `tf`, as TensorFlow does."""
     storage_order: Literal["row", "column"] = "row"
-    """Order of the spatial axes in onnx indices."""
+    """Order of the spatial axes in ONNX indices."""
     tie: Literal["first", "split", "all"] = "first"
-    """Which of several equal maxima get the gradient: the first, each an even share, each all of
-    it; several NaNs are equal here, of which `first` takes the last, as torch does."""
+    """Which of several equal maxima receive the gradient: the first, all in equal shares, or all
+    in full. NaNs are equal to each other; of these, `first` means the last, as in torch."""
     nan: Literal["propagate", "ignore"] = Field("propagate")
-    """Whether NaN wins every window, or is passed over; a window of NaN alone is then -Infinity
-    with its first element's index and no gradient."""
+    """Whether NaN is the maximum of its window, or is ignored. A window of NaNs only is then
+    -Infinity, with the index of its first element and no gradient."""
 
 
 PRESETS = presets(
@@ -76,7 +76,7 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
     shape = shapes["input"]
     check_not_empty(shape)
     if options.storage_order == "column" and options.index_base != "onnx":
-        detail = 'storage_order: "column" is an order of onnx indices; add `index_base: "onnx"`'
+        detail = 'storage_order: "column" requires `index_base: "onnx"`'
         raise InvalidRequest.at("storage_order", "conflict", detail)
     axes = sliding_axes(shape[2:], options)
     refuse_empty_windows(axes)
@@ -289,12 +289,13 @@ SPECS = tuple(
         formula="y[o] = max over taps i of x[o * stride - padding + i * dilation]; "
         "padding never wins",
         differences=(
-            "The stride left out is the kernel size in torch and Keras, 1 in ONNX and Flax.",
-            "Indices count a plane in torch, the whole tensor in ONNX, and channels fastest in "
-            "TensorFlow: `index_base`.",
-            "Of equal maxima the first gets the gradient; amax and reduce_max share it: `tie`.",
-            "torch refuses padding above half the kernel; the others take any below it.",
-            "Some frameworks let NaN lose: `nan: ignore`.",
+            "The default stride is the kernel size in torch and Keras, and 1 in ONNX and Flax.",
+            "Indices count within a plane in torch, over the whole tensor in ONNX, and with the "
+            "channel varying fastest in TensorFlow: `index_base`.",
+            "The first of several equal maxima gets the gradient; amax and reduce_max divide it: "
+            "`tie`.",
+            "torch refuses padding above half the kernel size; the others accept any below it.",
+            "Some frameworks ignore NaN: `nan: ignore`.",
         ),
         presets=PRESETS,
         dtypes=FLOATS + INTEGERS,

@@ -29,24 +29,24 @@ SCATTER_COPIES = 8
 
 
 class MaxUnpoolOptions(LayerOptions):
-    """Options of max unpooling: those of the pooling that is undone."""
+    """Options of max unpooling, which are those of the pooling to invert."""
 
     kernel_size: Size
-    """The window, elements an axis."""
+    """Size of the window along each spatial axis."""
     stride: Size | None = None
-    """Distance between windows; null: the convention's default, the kernel size or 1."""
+    """Distance between windows; null: the convention's default, which is the kernel size or 1."""
     padding: Pads = 0
-    """Padding of the pooling that is undone: numbers, or pairs [before, after]."""
+    """Padding of the pooling to invert: numbers, or pairs [before, after]."""
     output_size: Size | None = None
     """Lengths of the output's spatial axes; null: (input - 1) * stride - padding + kernel."""
     index_base: Literal["plane", "onnx", "tf"] = "plane"
-    """What indices count: positions in a plane; in the whole tensor, in ONNX's order (N, C, D, H,
-    W) under either layout; or TensorFlow's."""
+    """How indices count: `plane`, the position within the channel's plane; `onnx`, the position in
+    the whole tensor in the order (N, C, D, H, W), whatever the layout; `tf`, as TensorFlow does."""
     storage_order: Literal["row", "column"] = "row"
-    """Order of the spatial axes in onnx indices."""
+    """Order of the spatial axes in ONNX indices."""
     index_space: Literal["output", "default"] = "output"
-    """Whether indices count in `output_size`, or in the default size, which is then filled up with
-    zeros behind (ONNX)."""
+    """Whether indices refer to `output_size`, or to the default size, which is then padded with
+    zeros at the end (ONNX)."""
 
 
 PRESETS = presets(
@@ -62,11 +62,11 @@ def plan(shapes: Shapes, options: MaxUnpoolOptions) -> Plan:
     check_not_empty(shape)
     if shapes["indices"] != shape:
         detail = (
-            f"indices: expected the input's shape, {list(shape)}; got {list(shapes['indices'])}"
+            f"indices: expected the shape of input, {list(shape)}; got {list(shapes['indices'])}"
         )
         raise InvalidRequest.at("indices", "shape-mismatch", detail)
     if options.storage_order == "column" and options.index_base != "onnx":
-        detail = 'storage_order: "column" is an order of onnx indices; add `index_base: "onnx"`'
+        detail = 'storage_order: "column" requires `index_base: "onnx"`'
         raise InvalidRequest.at("storage_order", "conflict", detail)
     dims = len(shape) - 2
     kernel = per_axis("kernel_size", options.kernel_size, dims)
@@ -100,7 +100,7 @@ def _default_size(shape: Shape, used: MaxUnpoolOptions) -> Shape:
 def _output_size(default: Shape, stride: Shape, options: MaxUnpoolOptions) -> Shape:
     given = options.output_size
     if min(default) < 1 and (given is None or options.index_space == "default"):
-        detail = f"padding: expected less; the output would be {list(default)}"
+        detail = f"padding: too large; the output shape would be {list(default)}"
         raise InvalidRequest.at("padding", "out-of-range", detail)
     if given is None:
         return default
@@ -171,8 +171,8 @@ def _check_range(where: torch.Tensor, shape: torch.Size, positions: int) -> None
             index.append(str(position))
         pointer = "indices/" + "/".join(reversed(index))
         detail = (
-            f"indices: expected positions in a plane of {positions}, each in its own sample and "
-            "channel; one is outside. `index_base` says what indices count"
+            f"indices: an index is out of range: each must lie within the {positions} positions of "
+            "its own sample and channel. `index_base` defines how positions are counted"
         )
         raise InvalidRequest(detail, [FieldError(f"#/{pointer}", "out-of-range", detail)])
 
@@ -222,7 +222,7 @@ SPECS = tuple(
     LayerSpec(
         name=f"max_unpool{dims}d",
         family="max_unpool",
-        summary=f"Maxima back to where they were, over {SPATIAL[dims]}",
+        summary=f"Maxima put back to their positions, over {SPATIAL[dims]}",
         options=MaxUnpoolOptions,
         inputs=(
             feature_map("input", dims, differentiable=True),
@@ -238,9 +238,9 @@ SPECS = tuple(
         accuracy=SELECTION,
         formula="y[indices[i]] = x[i], zeros elsewhere",
         differences=(
-            "Which of several equal indices wins differs from run to run in torch; here the last "
-            "in row-major order wins. Each of them gets the gradient, as in torch.",
-            "ONNX reads indices in the default size and fills up behind it: `index_space`.",
+            "If indices repeat, which value wins varies from run to run in torch; here it is the "
+            "last in row-major order. All of them get the gradient, as in torch.",
+            "ONNX indices refer to the default size, which is padded at the end: `index_space`.",
             "Keras and Flax have no such layer; `tf` indices come from max_pool_with_argmax.",
         ),
         example=_example(dims),

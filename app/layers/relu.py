@@ -39,8 +39,8 @@ SPECS = (
         accuracy=SELECTION,
         formula="y = max(x, 0); dy/dx = 0 where x <= 0, else 1",
         differences=(
-            "All give 0 for the gradient at 0.",
-            "A NaN passes the gradient on in torch and here; in TensorFlow and JAX it stops it.",
+            "The gradient at 0 is 0 in all of them.",
+            "The gradient passes through NaN in torch and here, but not in TensorFlow and JAX.",
         ),
         example={"input": [-1, 0, 2]},
         own_cases=with_options(

@@ -1,4 +1,4 @@
-"""Batch normalisation over replicas: each holds a part of the batch, all share its statistics."""
+"""Batch normalization over replicas: each holds a part of the batch, all share its statistics."""
 
 import math
 from dataclasses import replace
@@ -144,8 +144,8 @@ SPECS = (
         formula=FORMULA + " The mean and variance are those of all replicas' values together.",
         differences=(
             *DIFFERENCES,
-            "torch's SyncBatchNorm is plain batch norm on a CPU, and gives each replica the "
-            "weight gradients of its own part; here they are summed.",
+            "torch's SyncBatchNorm is ordinary batch norm on a CPU, and gives each replica the "
+            "weight gradients of its own batch; here they are summed.",
         ),
         example={"inputs": [[[1, 2], [3, 5]], [[7, 4]]], "training": True},
         own_cases=_cases(),

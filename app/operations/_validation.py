@@ -9,6 +9,12 @@ from pydantic_core import ErrorDetails
 
 from app.errors import MAX_ERRORS, FieldError, InvalidRequest
 
+OUT_OF_RANGE = frozenset(
+    ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+)
+MAX_SHOWN = 6
+"""Longest number that is repeated in an error, characters."""
+
 
 def validated(model: type[BaseModel], fields: Mapping[str, object]) -> Any:
     """The fields as a request model.
@@ -24,13 +30,15 @@ def validated(model: type[BaseModel], fields: Mapping[str, object]) -> Any:
 
 
 def from_validation(error: ValidationError, known: Collection[str]) -> InvalidRequest:
-    """Pydantic's findings as pointers and sentences, without the input's values: the first few."""
-    findings = error.errors(include_url=False, include_input=False, include_context=False)
-    # A misspelt name first: it explains the one that is missing.
+    """The first of pydantic's findings, as pointers and sentences; of the input's values only
+    short numbers that are out of range are repeated.
+    """
+    findings = error.errors(include_url=False, include_context=False)
+    # A misspelled name first: it explains the one that is missing.
     findings.sort(key=lambda found: found["type"] != "extra_forbidden")
     findings = [found for found in findings if not _is_echo(found, findings)]
     fields = [
-        _field_error(found["type"], found["loc"], found["msg"], known)
+        _field_error(found["type"], found["loc"], _sentence(found), known)
         for found in findings[:MAX_ERRORS]
     ]
     first = fields[0].detail
@@ -39,7 +47,7 @@ def from_validation(error: ValidationError, known: Collection[str]) -> InvalidRe
 
 
 def _is_echo(found: ErrorDetails, findings: Sequence[ErrorDetails]) -> bool:
-    """Whether a list is called too short only because pydantic dropped its wrong entries."""
+    """Whether a list is reported as too short only because pydantic dropped its invalid entries."""
     loc = found["loc"]
     return found["type"] == "too_short" and any(
         len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in findings
@@ -49,20 +57,30 @@ def _is_echo(found: ErrorDetails, findings: Sequence[ErrorDetails]) -> bool:
 def _field_error(
     kind: str, loc: tuple[int | str, ...], message: str, known: Collection[str]
 ) -> FieldError:
-    # Behind the field's name stand union tags, which are no part of the request.
+    # The field's name is followed by union tags, which are not part of the request.
     name = str(loc[0]) if loc else ""
     path = "/".join([_escaped(name), *(str(part) for part in loc[1:] if isinstance(part, int))])
     if kind == "extra_forbidden":
         detail = f"{name[:64]}: unknown field; {nearest(name, known)}"
         return FieldError(f"#/{path}", "unknown-field", detail)
     code = "missing" if kind == "missing" else kind.replace("_", "-")
-    return FieldError(f"#/{path}", code, f"{path}: {message[:1].lower()}{message[1:]}")
+    return FieldError(f"#/{path}", code, f"{path}: {message}")
+
+
+def _sentence(found: ErrorDetails) -> str:
+    """Pydantic's message about a field: it calls every value `Input`, which is a field here."""
+    message = found["msg"].removeprefix("Value error, ").replace(" should ", " must ", 1)
+    message = message.removeprefix("Input ")
+    value = found["input"]
+    if found["type"] in OUT_OF_RANGE and len(repr(value)) <= MAX_SHOWN:
+        message += f"; got {value}"
+    return message[:1].lower() + message[1:]
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """A hint at the known name that is most like this one, else all of them."""
+    """A hint at the known name closest to this one, or at all of them."""
     near = difflib.get_close_matches(name[:64], known, 1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
 
 
 def _escaped(name: str) -> str:

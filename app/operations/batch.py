@@ -51,8 +51,8 @@ class BatchReader:
         estimate = sum((task.estimate for task in tasks), Estimate())
         if estimate.ms > self._max_cost_ms:
             detail = (
-                f"the requests would take about {estimate.ms:.0f} ms together; at most "
-                f"{self._max_cost_ms} ms are allowed. Send them in smaller batches"
+                f"the batch would take about {estimate.ms:.0f} ms; the limit is "
+                f"{self._max_cost_ms} ms. Split it into smaller batches"
             )
             raise CostLimit(detail)
         return Task(
@@ -80,11 +80,11 @@ class BatchReader:
             code = "missing" if name is None else "string-type"
             raise InvalidRequest.at("layer", code, "layer: expected the name of a layer")
         if name not in self._layers:
-            raise UnknownLayer(f"there is no layer of that name; {nearest(name, self._layers)}")
+            raise UnknownLayer(f"layer: no layer has that name; {nearest(name, self._layers)}")
         implied = "shape" if SHAPE_FIELDS & members.keys() else "compute"
         operation = members.get("operation", implied)
         if not isinstance(operation, str) or operation not in OPERATIONS:
-            detail = f"operation: expected {' or '.join(OPERATIONS)}"
+            detail = f"operation: must be {' or '.join(map(repr, OPERATIONS))}"
             raise InvalidRequest.at("operation", "literal-error", detail)
         return self._readers[name, operation]
 

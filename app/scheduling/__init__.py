@@ -1,4 +1,4 @@
-"""Who computes when: admission by bytes and cost, deadlines, threads. No HTTP and no torch."""
+"""Scheduling: admission by memory and cost, deadlines, threads. No HTTP and no torch."""
 
 from app.scheduling.claims import INLINE_MS, Admission, Claim
 from app.scheduling.deadline import Abandoned, Deadline, clock

@@ -1,15 +1,16 @@
-"""Memory for bodies while they come in, and for reading them when they are there."""
+"""Memory for bodies while they arrive, and for decoding them once they have arrived."""
 
 from app.errors import Overloaded
 from app.scheduling.budget import Budget
 
 
 class Bodies(Budget):
-    """Bodies, beside which enough stays free to read the largest of them.
+    """Memory for bodies; it keeps enough free to decode the largest of them.
 
-    A body comes in as slowly as its client likes. Who has all of his and waits to read it waits
-    for others who read, never for such clients, nor for memory that he holds himself. `rest` is
-    what reading a body takes beside it; at least `kept` is free of bodies.
+    A slow client may take arbitrarily long to send its body. A request whose body is complete only
+    waits for other requests being decoded: never for slow clients, nor for memory of its own.
+    `rest` is what decoding a body needs in addition to the body; at least `kept` is never taken by
+    bodies.
     """
 
     def __init__(self, size_name: str, size: int, max_waiting: int, kept: int) -> None:
@@ -18,22 +19,22 @@ class Bodies(Budget):
         self.rests = [kept]
 
     def free(self, rest: int = 0) -> int:
-        """How much is left for a body."""
+        """Memory available for a body."""
         return self.size - self.taken - max(self.reading.taken, rest, *self.rests)
 
     def grow(self, held: int, wanted: int, rest: int) -> None:
-        """Make more of what is held, past those who wait and hold nothing.
+        """Grow a reservation, ahead of waiting requests that hold nothing.
 
         Raises:
-            Overloaded: there is no room.
+            Overloaded: the memory is exhausted.
 
         """
         if wanted - held > self.free(rest):
-            raise Overloaded(f"there is no {self.name} left")
+            raise Overloaded(f"the {self.name} is exhausted")
         self._grant(wanted - held, rest)
 
     def give(self, amount: int, rest: int = 0) -> None:
-        """Give back what was taken; those who wait to read get it first."""
+        """Release what was taken; requests that wait to be decoded are served first."""
         self.taken -= amount
         self.rests.remove(rest)
         self.reading.serve()
@@ -45,17 +46,17 @@ class Bodies(Budget):
 
 
 class Reading(Budget):
-    """What is left beside the bodies, to read them."""
+    """The memory that bodies leave free, for decoding them."""
 
     def __init__(self, bodies: Bodies, name: str, max_waiting: int) -> None:
         super().__init__(name, bodies.size, max_waiting)
         self._bodies = bodies
 
     def free(self, rest: int = 0) -> int:  # noqa: ARG002
-        """How much is left to read."""
+        """Memory available for decoding."""
         return self.size - self.taken - self._bodies.taken
 
     def give(self, amount: int, rest: int = 0) -> None:  # noqa: ARG002
-        """Give back what was taken; those who wait to read get it first."""
+        """Release what was taken; requests that wait to be decoded are served first."""
         super().give(amount)
         self._bodies.serve()

@@ -1,6 +1,6 @@
-"""What requests share, bytes or turns: taken at once, or in the order of asking.
+"""Resources that requests share, bytes or turns: granted at once, or from a FIFO queue.
 
-Those who need next to nothing pass those who wait for more than is free.
+Requests that need very little skip the queue.
 """
 
 import asyncio
@@ -12,16 +12,16 @@ from app.errors import Overloaded
 
 NEWEST_WEIGHT = 0.2
 EXPECTED_SHARE = 0.6
-"""Longest expected wait, of the longest allowed one: work differs, and a request that waits in vain
-hears of it late.
+"""Longest estimated wait, as a share of the queue timeout: estimates vary, and a request that times
+out in the queue is refused late.
 """
 LITTLE = 64
-"""What needs at most this part of a budget waits for nobody else."""
+"""Requests for at most 1/64 of a budget skip the queue."""
 Wait = Callable[[asyncio.Future[None]], Awaitable[None]]
 
 
 class Budget:
-    """A number of units, and a queue of bounded length for them."""
+    """A number of units, with a bounded queue."""
 
     def __init__(self, name: str, size: int, max_waiting: int) -> None:
         self.name = name
@@ -33,20 +33,20 @@ class Budget:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Number of waiting requests."""
         return len(self._waiting)
 
     def free(self, rest: int = 0) -> int:  # noqa: ARG002
-        """How much is left for one who will want `rest` of it later."""
+        """Units available to a request that will need `rest` more later."""
         return self.size - self.taken
 
     @property
     def full_s(self) -> float:
-        """For how long nobody who waits has been given anything, since somebody was refused, s."""
+        """Seconds since a request was refused, if no waiting request has been served since."""
         return 0.0 if self._full_since is None else time.monotonic() - self._full_since
 
     def check_room(self, amount: int = 1, rest: int = 0) -> None:
-        """Refuse at once what would not be served in time.
+        """Refuse early what would not be served in time.
 
         Raises:
             Overloaded: it would have to wait, and the queue is full.
@@ -54,10 +54,10 @@ class Budget:
         """
         if not self._fits(amount, rest) and self.waiting >= self._max_waiting:
             self._note_full()
-            raise Overloaded(f"{self.waiting} requests wait for {self.name} already")
+            raise Overloaded(f"the queue for {self.name} is full, with {self.waiting} requests")
 
     async def take(self, amount: int, wait: Wait, rest: int = 0) -> None:
-        """Take some, and `rest` later; `wait` waits for a future, and raises when it gives up.
+        """Take `amount`, and `rest` later; `wait` awaits a future, and raises when it gives up.
 
         Raises:
             Overloaded: the queue is full.
@@ -81,12 +81,12 @@ class Budget:
             raise
 
     def give(self, amount: int, rest: int = 0) -> None:  # noqa: ARG002
-        """Give back what was taken; those who wait longest get it."""
+        """Release what was taken, and serve the queue."""
         self.taken -= amount
         self.serve()
 
     def serve(self) -> None:
-        """Give what is free to those who wait."""
+        """Grant what is free to waiting requests, in order."""
         if self._waiting:
             self._serve()
 
@@ -121,30 +121,30 @@ class Budget:
 
 
 class Turns(Budget):
-    """A number of requests at work at a time; refuses early where the queue moves too slowly."""
+    """A number of requests that run at a time; refuses early if the queue moves too slowly."""
 
     def __init__(self, name: str, size: int, max_waiting: int, timeout_s: float) -> None:
         super().__init__(name, size, max_waiting)
         self._timeout_s = timeout_s
         self._busy_since: float | None = None
         self._pace_s = 0.0
-        """Average time between two ends while all turns were taken."""
+        """Average time between two finished requests while all turns are taken."""
 
     def check_room(self, amount: int = 1, rest: int = 0) -> None:
-        """Refuse at once what would not be served in time.
+        """Refuse early what would not be served in time.
 
         Raises:
-            Overloaded: the queue is full, or its end would wait too long.
+            Overloaded: the queue is full, or the estimated wait is too long.
 
         """
         super().check_room(amount, rest)
         wait_s = (self.waiting + 1) * self._pace_s
         if not self._fits(amount) and wait_s > EXPECTED_SHARE * self._timeout_s:
             self._note_full()
-            raise Overloaded(f"the wait for {self.name} is about {wait_s:.1f} s", wait_s)
+            raise Overloaded(f"the estimated wait for {self.name} is {wait_s:.1f} s", wait_s)
 
     def give(self, amount: int, rest: int = 0) -> None:
-        """Give back what was taken; those who wait longest get it."""
+        """Release what was taken, and serve the queue."""
         now = time.monotonic()
         if self._busy_since is not None:
             newest_s = now - self._busy_since

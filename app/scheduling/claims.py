@@ -1,4 +1,4 @@
-"""Admission: what each request may take of the process, and its work on a thread."""
+"""Admission: what each request reserves of the process, and its work on a thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from app.scheduling.deadline import Deadline, clock
 from app.scheduling.threads import Threads
 
 INLINE_MS = 1.0
-"""Work on a CPU up to this estimate, which is from above, is done on the event loop: changing
-threads would cost as much."""
+"""CPU work up to this estimate, an upper bound, runs on the event loop: switching threads would
+cost as much."""
 SMALL_MS = 100.0
-"""Longest work of the lane for small requests, by its estimate."""
+"""Maximum estimate of work in the lane for small requests."""
 SMALL_BYTES = 4 << 20
-"""Most that a small request needs for its body, and again for its result, where memory is ample."""
+"""Maximum memory of a small request's body, and of its result; less if the budget is small."""
 LARGE_TURNS = 3
-"""One request is read, one computed, one printed."""
+"""One request is decoded, one computed, one encoded."""
 SMALL_TURNS = 2
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Lane:
-    """What requests of one size share."""
+    """The budgets shared by requests of one size."""
 
     bodies: Bodies
     results: Budget
@@ -38,8 +38,8 @@ class Lane:
 class Admission:
     """Divides memory and turns among requests, so that small ones never wait behind large ones.
 
-    Each takes memory for its body as it comes in, then to read it, then for its result, and waits
-    only for those who are further on: they are gone within bounded time.
+    A request reserves memory for its body as it arrives, then for decoding it, then for its result.
+    It only waits for requests that are further along, which end within bounded time.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Admission:
 
     @staticmethod
     def most_bytes(budget_bytes: int) -> int:
-        """What a body may need at most, and what a result, of a budget."""
+        """The most that a body, or a result, may take of a budget."""
         return budget_bytes // 2 - budget_bytes // 16
 
     def _lane(self, size: str, size_bytes: int, turns: int, max_queued: int, kept: int) -> Lane:
@@ -85,37 +85,37 @@ class Admission:
 
     @property
     def stuck_s(self) -> float:
-        """For how long a queue has been full without moving, s."""
+        """Seconds for which a queue has been full without progress."""
         return max(budget.full_s for budget in self._budgets)
 
     def lane_of(self, need_bytes: int) -> Lane:
-        """The lane of what needs so much memory."""
+        """The lane of a request with this need of memory."""
         return self.small if need_bytes <= self.small_bytes else self.large
 
     def same_lane(self, one_bytes: int, other_bytes: int) -> bool:
-        """Whether both are for the same lane, and fit there or not."""
+        """Whether both belong to the same lane, and `other_bytes` fits into it."""
         lane = self.lane_of(one_bytes)
         return lane is self.lane_of(other_bytes) and other_bytes <= lane.bodies.size
 
     def claim(self, deadline: Deadline) -> "Claim":
-        """The claim of a request that has just come."""
+        """The claim of a request that has just arrived."""
         return Claim(self, deadline)
 
 
 class HeldBody(NamedTuple):
-    """Where a body is, how long it is or may become, and what reading it takes beside, bytes."""
+    """A body's budget, its length or reservation, and what decoding needs in addition, bytes."""
 
     bodies: Bodies
     length: int
     rest: int
 
     def give(self) -> None:
-        """Give it back."""
+        """Release it."""
         self.bodies.give(self.length, self.rest)
 
 
 class Claim:
-    """What one request holds: bytes, a turn, a job on a thread. `close` gives all of it back."""
+    """What one request holds: bytes, a turn, a job on a thread. `close` releases all of it."""
 
     def __init__(self, admission: Admission, deadline: Deadline) -> None:
         self.deadline = deadline
@@ -129,25 +129,25 @@ class Claim:
         admission.in_flight += 1
 
     def check_body(self, need_bytes: int) -> Bodies:
-        """The memory for a body that needs so much in all.
+        """The budget of a body that needs `need_bytes` in total.
 
         Raises:
             BodyTooLarge: more than this process ever has.
-            Overloaded: it would have no turn to be read.
+            Overloaded: it would get no turn to be decoded.
 
         """
         lane = self._admission.lane_of(need_bytes)
         if need_bytes > lane.bodies.size:
             raise BodyTooLarge(
                 f"reading the body takes {need_bytes} bytes of memory; "
-                f"this service has {lane.bodies.size} for it"
+                f"the limit is {lane.bodies.size}"
             )
         if lane is self._admission.large:
             lane.turns.check_room()
         return lane.bodies
 
     async def take_body(self, length: int, need_bytes: int) -> None:
-        """Room for a body of known length while it comes in; `need_bytes` counts its reading too.
+        """Reserve memory for a body of known length; `need_bytes` includes decoding it.
 
         Raises:
             BodyTooLarge, Overloaded, DeadlineExceeded, Abandoned: never, or not now.
@@ -158,7 +158,7 @@ class Claim:
         self._body = HeldBody(bodies, length, rest)
 
     def grow_body(self, length: int, need_bytes: int) -> None:
-        """More room for a body of unknown length, which is partly there: at once.
+        """Reserve more memory for a body of unknown length, part of which is here: without waiting.
 
         Raises:
             BodyTooLarge, Overloaded: never, or not now.
@@ -176,7 +176,7 @@ class Claim:
         self._body = HeldBody(bodies, length, rest)
 
     async def take_reading(self, length: int, need_bytes: int) -> None:
-        """Room to read a body that is there.
+        """Reserve memory to decode a complete body.
 
         Raises:
             BodyTooLarge, Overloaded, DeadlineExceeded, Abandoned: never, or not now.
@@ -193,7 +193,7 @@ class Claim:
         await self._take(held.bodies.reading, max(need_bytes - held.length, 0))
 
     async def take_result(self, need_bytes: int) -> None:
-        """Room for the result and its text, before it is computed.
+        """Reserve memory for the result and its serialized form, before it is computed.
 
         Raises:
             OutputTooLarge: more than this process ever has.
@@ -203,13 +203,13 @@ class Claim:
         lane = self._admission.lane_of(need_bytes)
         if need_bytes > lane.results.size:
             raise OutputTooLarge(
-                f"the result and its text need {need_bytes} bytes of memory; this service has "
-                f"{lane.results.size} for it. Send fewer samples, or ask for a binary answer"
+                f"the result and its serialized form need {need_bytes} bytes of memory; the limit "
+                f"is {lane.results.size}. Send fewer samples, or request a binary answer"
             )
         await self._take(lane.results, need_bytes)
 
     async def take_turn(self, *, small: bool) -> None:
-        """A turn on the threads, where the request has none yet.
+        """Take a turn on the threads, unless the request has one.
 
         Raises:
             Overloaded, DeadlineExceeded, Abandoned: not now.
@@ -221,25 +221,25 @@ class Claim:
             self._turn = turns
 
     def lap_ms(self) -> float:
-        """Time since the last call, less what of it was waiting in queues, ms."""
+        """Time since the last call, without the time spent in queues, ms."""
         now = clock()
         lap_ms = (now - self._lapped_s) * 1e3 - (self.queue_ms - self._lapped_queue_ms)
         self._lapped_s, self._lapped_queue_ms = now, self.queue_ms
         return lap_ms
 
     async def run_codec(self, inline: bool, function: Callable[[], T]) -> T:
-        """Run a codec: on the event loop where it takes next to nothing."""
+        """Run a codec, on the event loop if that takes very little time."""
         if inline:
             return function()
         await self.take_turn(small=False)
         return await self._on(self._admission.threads.codec, function)
 
     async def compute(self, cost_ms: float, function: Callable[[], T]) -> T:
-        """Do work estimated at `cost_ms` where it belongs.
+        """Run work estimated at `cost_ms`, on the event loop or on the thread of its lane.
 
         Raises:
-            Overloaded, DeadlineExceeded, Abandoned: not now; work that runs already is not stopped,
-                its result is dropped.
+            Overloaded, DeadlineExceeded, Abandoned: not now. Work that has started is not
+                interrupted; its result is discarded.
 
         """
         if cost_ms <= self._admission.inline_ms:
@@ -251,14 +251,14 @@ class Claim:
         return await self._on(threads.small if small else threads.large, function)
 
     def end_turn(self) -> None:
-        """Give the turn back: what is left is to send the answer."""
+        """Release the turn: only sending the answer is left."""
         if self._turn is not None:
             self._held.remove((self._turn, 1))
             self._turn.give(1)
             self._turn = None
 
     def close(self) -> None:
-        """Give everything back; what a thread still works for, when it is done."""
+        """Release everything; if a job is still running, once it has ended."""
         self.deadline.close()
         if self._job is None or self._job.cancel() or self._job.done():
             self._release()
@@ -286,7 +286,7 @@ class Claim:
             begun[0] = clock()
             return function()
 
-        # What is told of the request, its id, goes with it.
+        # The context carries the request id, for the log.
         submitted: Future[T] = thread.submit(copy_context().run, job)
         self._job = submitted
         result = await self.deadline.wait(_quiet(asyncio.wrap_future(submitted)))
@@ -304,7 +304,7 @@ class Claim:
 
 
 def _quiet(future: asyncio.Future[T]) -> asyncio.Future[T]:
-    """The future, which does not complain when it fails after everybody has left."""
+    """The future, without asyncio's warning if its exception is never retrieved."""
 
     def see(done: asyncio.Future[T]) -> None:
         if not done.cancelled():

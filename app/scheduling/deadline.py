@@ -1,4 +1,4 @@
-"""How long a request waits: until its deadline, and while its client is there."""
+"""How long a request waits: until its deadline, and while its client is connected."""
 
 import asyncio
 import time
@@ -8,12 +8,12 @@ from typing import TypeVar
 from app.errors import DeadlineExceeded, Overloaded
 
 T = TypeVar("T")
-TOO_LATE = "the request's time was over before its answer was ready"
+TOO_LATE = "the request's deadline passed before its answer was ready"
 clock = time.perf_counter
 
 
 class Abandoned(Exception):
-    """The client left before its answer."""
+    """The client disconnected before its answer was ready."""
 
 
 class Deadline:
@@ -25,15 +25,15 @@ class Deadline:
         self._watch: asyncio.Future[object] | None = None
 
     def watch(self, gone: Callable[[], Awaitable[object]]) -> None:
-        """From now on give up when `gone` returns: it does when the client has left."""
+        """From now on, give up when `gone` returns, which means that the client disconnected."""
         self._gone = gone
 
     def check(self) -> None:
-        """Go on only where the answer is still wanted.
+        """Continue only if the answer is still needed.
 
         Raises:
-            DeadlineExceeded: its time is over.
-            Abandoned: the client left.
+            DeadlineExceeded: the deadline has passed.
+            Abandoned: the client disconnected.
 
         """
         if self._watch is not None and self._watch.done():
@@ -42,11 +42,11 @@ class Deadline:
             raise DeadlineExceeded(TOO_LATE)
 
     async def wait(self, future: asyncio.Future[T], timeout_s: float | None = None) -> T:
-        """The future's result; the future itself is left alone.
+        """Wait for the future's result, without cancelling the future.
 
         Raises:
-            DeadlineExceeded: the request's time is over.
-            Abandoned: the client left.
+            DeadlineExceeded: the deadline has passed.
+            Abandoned: the client disconnected.
             Overloaded: `timeout_s` passed.
 
         """
@@ -63,8 +63,8 @@ class Deadline:
             return future.result()
         self.check()
         if hasty:
-            raise Overloaded("no turn came in time")
-        raise DeadlineExceeded(TOO_LATE)  # the event loop's timers end a little early
+            raise Overloaded("the request waited in the queue for too long")
+        raise DeadlineExceeded(TOO_LATE)  # the event loop's timers may fire slightly early
 
     def close(self) -> None:
         """Stop watching the client."""

@@ -1,4 +1,4 @@
-"""What the service answers. Tensors stand as `AnswerTensor`, whatever their encoding."""
+"""Models of the service's answers. A tensor is an `AnswerTensor`, whatever its encoding."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ class _Answer(BaseModel):
 
 
 class AxisCard(_Answer):
-    """How one spatial axis of the output came about; lengths in elements."""
+    """How the length of one spatial axis of the output is computed; lengths in elements."""
 
     input: int
     kernel: int
-    """The window's taps; of an adaptive layer, those of its largest window."""
+    """Elements of the window; for an adaptive layer, of its largest window."""
     effective_kernel: int
-    """The window's extent with its dilation."""
+    """Extent of the window, dilation included."""
     padding: tuple[int, int]
     """Before and after."""
     stride: int | None = None
-    """Distance between windows; absent where an adaptive layer varies it."""
+    """Distance between windows; absent for adaptive layers if it varies."""
     formula: str
     output: int
     dropped_window: bool
@@ -40,9 +40,9 @@ class WindowCard(_Answer):
     padding_taps: int
     divisor: int | None = None
     argmax: tuple[int, ...] | None = None
-    """Input coordinates, an axis each, of the element that is the maximum."""
+    """Input coordinates of the maximum, one per axis."""
     ties: int | None = None
-    """How many elements equal the maximum; 1 is no tie."""
+    """Number of elements equal to the maximum; 1 means no tie."""
 
 
 class Advice(_Answer):
@@ -61,7 +61,7 @@ class Explanation(_Answer):
 
 
 class RunningStats(_Answer):
-    """The updated running statistics: send them with the next request."""
+    """The updated running statistics, to send with the next request."""
 
     mean: AnswerTensor
     var: AnswerTensor
@@ -69,7 +69,7 @@ class RunningStats(_Answer):
 
 
 class BatchStats(_Answer):
-    """The statistics of this batch, a channel each."""
+    """The statistics of the batch, one value per channel."""
 
     mean: AnswerTensor
     var: AnswerTensor
@@ -79,14 +79,14 @@ class BatchStats(_Answer):
 
 
 class Replica(_Answer):
-    """What a replica would have computed from its own batch alone."""
+    """What the replica would compute from its own batch alone."""
 
     output: AnswerTensor
     batch_stats: BatchStats
 
 
 class LayerAnswer(_Answer):
-    """The result of a layer. A part that does not apply, or was not asked for, is absent."""
+    """The result of a layer. Parts that do not apply or were not requested are absent."""
 
     layer: str
     dtype: str
@@ -94,29 +94,29 @@ class LayerAnswer(_Answer):
     output: AnswerTensor | None = None
     output_shape: tuple[int, ...] | None = None
     outputs: tuple[AnswerTensor, ...] | None = None
-    """Of a layer with a list of inputs: an output each, in their order."""
+    """For layers with a list of inputs: the outputs, in the same order."""
     output_shapes: tuple[tuple[int, ...], ...] | None = None
     gradients: dict[str, AnswerTensor | tuple[AnswerTensor, ...]] | None = None
     running_stats: RunningStats | None = None
     batch_stats: BatchStats | None = None
     statistics: dict[str, AnswerTensor] | None = None
-    """`mean` and `inv_std` of each group that is normalised alone; of RMS norm `inv_rms`."""
+    """`mean` and `inv_std` of each normalized group; for RMS norm, `inv_rms`."""
     indices: AnswerTensor | None = None
     replicas: tuple[Replica, ...] | None = None
     options: dict[str, Any]
-    """Every option with the value that was used."""
+    """All options, with the values that were used."""
     explanation: Explanation | None = None
 
 
 class ShapeAnswer(_Answer):
-    """The output shape and how it came about, computed without data."""
+    """The output shape and how it is computed, without data."""
 
     output_shape: tuple[int, ...] | None = None
     output_shapes: tuple[tuple[int, ...], ...] | None = None
-    """Of a layer with a list of inputs."""
+    """For layers with a list of inputs."""
     axes: tuple[AxisCard, ...]
     conventions: dict[str, tuple[int, ...] | tuple[tuple[int, ...], ...] | None]
-    """The shape with each convention's defaults, in the request's layout; null: refused there."""
+    """The shape with each convention's defaults, in the request's layout; null: refused."""
     output_elements: int
     multiply_adds: int
     """Elementary operations of the forward pass."""
@@ -130,7 +130,7 @@ class PortCard(_Answer):
 
 
 class LayerCard(_Answer):
-    """What the catalogue says of a layer."""
+    """A layer's entry in the catalog."""
 
     name: str
     family: str
@@ -140,7 +140,7 @@ class LayerCard(_Answer):
     parameters: dict[str, Any]
     """JSON Schema of the options."""
     example: dict[str, Any]
-    """A request body that works as it is."""
+    """A working request body."""
 
 
 class Catalogue(_Answer):
@@ -153,7 +153,7 @@ class DeviceCard(_Answer):
 
 
 class Info(_Answer):
-    """The process: versions, device, and the limits in force."""
+    """Versions, device and the limits in force."""
 
     name: str
     version: str
@@ -176,7 +176,7 @@ class Problem(_Answer):
     """An error (RFC 9457)."""
 
     type: str
-    """Path of a page on this service that explains this kind of error."""
+    """Path of a page on this service that explains the error."""
     title: str
     status: int
     detail: str

@@ -6,24 +6,24 @@ from pydantic import BaseModel, ConfigDict
 
 
 class BatchCall(BaseModel):
-    """Independent requests, each with `layer` and the fields of that layer's own request."""
+    """Independent requests, each with `layer` and the fields of a request to that layer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     requests: tuple[Any, ...]
-    """Each is what would be posted to the layer's own path, and the layer's name as `layer`. One
-    with `input_shape`, or with `operation: shape`, asks for the shape alone."""
+    """Each is a body for `/v1/layers/{layer}`, plus the layer's name as `layer`. With
+    `input_shape`, or with `operation: shape`, it is a body for `/v1/layers/{layer}/shape`."""
 
 
 class BatchResponse(BaseModel):
-    """What the request would be answered alone."""
+    """The answer to one request, as it would be on its own."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     status: int
     """The HTTP status."""
     body: dict[str, Any]
-    """The answer, or the problem."""
+    """The answer, or the problem details of an error."""
 
 
 class BatchAnswer(BaseModel):

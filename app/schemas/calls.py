@@ -1,4 +1,4 @@
-"""The fields that every request has, whatever the layer; its options and tensors join them."""
+"""The fields common to all requests; a layer's request adds its options and tensors."""
 
 from typing import Annotated, Literal
 
@@ -16,17 +16,17 @@ class Call(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     batched: Flag = True
-    """Whether axis 0 is the batch; false: the input has no batch axis."""
+    """Whether axis 0 is the batch axis; false: the input has no batch axis."""
 
 
 class ComputeCall(Call):
     """The common fields of a compute request."""
 
     dtype: str = "float32"
-    """The dtype in which the layer computes and answers."""
+    """The dtype of the tensors; half types are computed in float32."""
     compute_dtype: Literal["float32", "float64"] | None = None
     """Another float dtype to compute in; results are rounded to `dtype`."""
     encoding: Encoding = "nested"
-    """The form of every tensor in a JSON answer."""
+    """The form of tensors in a JSON answer."""
     explain: Flag = False
-    """Adds `explanation`: the formula of each axis, the windows, advice."""
+    """Whether to add `explanation`: the formula of each axis, the windows, and advice."""

@@ -17,7 +17,7 @@ PaddingMode = Literal["valid", "same", "same_upper", "same_lower"]
 
 
 def _no_underflow(eps: float) -> float:
-    """Eps below float32's normal range would be 0 in secret, where it is used."""
+    """An eps below float32's normal range would silently become 0."""
     if 0 < eps < SMALLEST_EPS:
         raise ValueError(f"expected 0, or at least {SMALLEST_EPS}")
     return eps
@@ -91,15 +91,15 @@ Padding = Annotated[
 
 
 class LayerOptions(BaseModel):
-    """What every layer's options share: unknown fields and coercions are refused.
+    """Base class of all layers' options: unknown fields and coercions are refused.
 
-    The defaults that stand in the classes are torch's; `LayerSpec.presets` has the others'.
+    The defaults in the classes are torch's; `LayerSpec.presets` has those of the others.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     convention: Convention = "torch"
-    """Whose defaults to take where frameworks disagree; an option given here wins."""
+    """Which framework's defaults to use where they differ; an option in the request wins."""
     layout: Layout = "channels_first"
-    """Where the channel axis of input, output, indices and gradients stands; Keras's and Flax's
-    default is channels_last."""
+    """Position of the channel axis in input, output, indices and gradients; the default is
+    channels_last in Keras and Flax."""

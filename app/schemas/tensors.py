@@ -101,8 +101,8 @@ TENSOR_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     },
     "AnswerTensor": {
         "title": "AnswerTensor",
-        "description": "A tensor in the form that `encoding` asked for; one without axes is, "
-        "nested or flat, a bare number.",
+        "description": "A tensor in the form that `encoding` selects; unless it is base64, a "
+        "tensor without axes is a bare number.",
         "anyOf": [{"$ref": "#/components/schemas/Tensor"}, *_NUMBER],
     },
 }

@@ -62,7 +62,7 @@ class ServingConfig(uvicorn.Config):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
         except (OSError, UnicodeError) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or "this is no host's name"
+            reason = (isinstance(error, OSError) and error.strerror) or "invalid host name"
             place = self._place(self.settings.port)
             raise SettingsError(
                 f"cannot listen on {place} (LAMINA_HOST, LAMINA_PORT): {reason}"

@@ -29,15 +29,15 @@ def check_fields(version: str, headers: Fields, most_fields: int) -> None:
     if len(names) > most_fields:
         raise HeadersTooLarge(f"expected at most {most_fields} headers; got {len(names)}")
     if b"_" in b"".join(names):
-        raise MalformedHttp("header names with _ are not taken: proxies read them as -")
+        raise MalformedHttp("header names must not contain _, which some proxies read as -")
     if version not in ("1.1", "1.0"):
         raise MalformedHttp("expected HTTP/1.1")
     if names.count(b"host") != 1 and (version == "1.1" or b"host" in names):
-        raise MalformedHttp("expected one Host header")
+        raise MalformedHttp("expected exactly one Host header")
     if b"transfer-encoding" in names:
         codings = [value for name, value in headers if name == b"transfer-encoding"]
         if version == "1.0" or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise MalformedHttp("expected Transfer-Encoding: chunked, or none")
+            raise MalformedHttp("the only supported Transfer-Encoding is chunked")
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Fields) -> bytes:

@@ -119,7 +119,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             cause = error.__context__
             known = cause if isinstance(cause, LaminaError) else None
-            self.refuse(known or MalformedHttp("the request breaks the rules of HTTP/1.1"))
+            self.refuse(known or MalformedHttp("the request violates HTTP/1.1"))
         except LaminaError as error:
             self.refuse(error)
 
@@ -159,7 +159,7 @@ class Protocol(HttpToolsProtocol):
         self._check_head()
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise MalformedHttp("CONNECT is for proxies")
+                raise MalformedHttp("CONNECT is not supported")
             self._upgrading = True
             return
         super().on_headers_complete()
@@ -187,14 +187,14 @@ class Protocol(HttpToolsProtocol):
             check_size(self.url, self.headers, self._max_head)
         check_fields(self.parser.get_http_version(), self.headers, self._max_fields)
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise MalformedHttp(f"at most {MAX_PIPELINED} requests may wait on one connection")
+            raise MalformedHttp(f"more than {MAX_PIPELINED} pipelined requests on one connection")
 
     def _check_progress(self) -> None:
         """Bounds on what is not complete, as it comes in."""
         if self._phase == HEAD and self._head_bytes > self._max_head:
             raise HeadersTooLarge(f"expected at most {self._max_head} bytes; got more")
         if self._phase == BODY and self._wire_bytes > 16 * self._body_bytes + MAX_FRAMING_BYTES:
-            raise MalformedHttp("the chunks are framed by far more bytes than they hold")
+            raise MalformedHttp("the chunk framing is far larger than the body")
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection until every complete request is answered: the client may still read.
@@ -360,7 +360,7 @@ class Protocol(HttpToolsProtocol):
             self._heard_at = now  # it is we who do not read
         elif now - self._heard_at > 2 * self._body_idle_s:
             # The app has its own, shorter deadline; this is for an app that does not read.
-            self.refuse(BodyTimeout("the rest of the body did not come"))
+            self.refuse(BodyTimeout("the rest of the body did not arrive"))
 
     def _give_up(self) -> None:
         """No more requests; what runs is answered."""
@@ -372,7 +372,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def _too_many(self) -> TooManyConnections:
-        return TooManyConnections(f"at most {self._max_connections} are served at once")
+        return TooManyConnections(f"the limit of {self._max_connections} connections is reached")
 
     # The end of the process
 

@@ -391,4 +391,4 @@ async def test_broken_base64(
 async def test_a_base64_of_another_dtype_is_told_both(client: httpx.AsyncClient) -> None:
     body = {"input": packed(torch.ones(1, dtype=torch.float64)), "dtype": "float32"}
     detail = problem(await post(client, "relu", body), 422)["detail"]
-    assert detail == "input: expected the dtype float32; got float64"
+    assert detail == "input: expected dtype float32; got float64"

@@ -325,7 +325,7 @@ async def test_of_many_wrong_fields_a_few_are_told(http: httpx.AsyncClient) -> N
 
 
 async def test_a_list_is_no_longer_than_a_tensors_rank(http: httpx.AsyncClient) -> None:
-    for length, said in ((32, "expected the last lengths"), (33, "at most 32 items")):
+    for length, said in ((32, "must match the last axes"), (33, "at most 32 items")):
         body = {"input": [1], "normalized_shape": [1] * length}
         response = await http.request(**post("/v1/layers/layer_norm", body))
         assert response.status_code == 422

@@ -248,7 +248,7 @@ def test_a_weak_key_ends_the_start_and_is_not_printed(
         (None, "No such file"),
         (b"", "no key"),
         (b"# nothing\n\n  \n", "no key"),
-        (b"\xff\xfe" + KEY.encode("utf-16-le"), "not text"),
+        (b"\xff\xfe" + KEY.encode("utf-16-le"), "not a UTF-8 text file"),
     ],
 )
 def test_a_file_that_holds_no_key_ends_the_start(
@@ -270,7 +270,7 @@ def test_an_empty_variable_does_not_open_the_service(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAMINA_API_KEYS", value)
-    with pytest.raises(SettingsError, match="LAMINA_API_KEYS: it is set and holds no key"):
+    with pytest.raises(SettingsError, match="LAMINA_API_KEYS: contains no key"):
         load_settings()
 
 

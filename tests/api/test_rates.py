@@ -251,12 +251,12 @@ def test_of_a_trusted_proxy_the_rightmost_untrusted_address_counts() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("*", "expected addresses"),
-        ("10.0.0.1,*", "expected addresses"),
-        ("proxy.example", "expected addresses"),
-        ("10.0.0.1/8", "expected addresses"),
-        ("10.0.0.0/33", "expected addresses"),
-        ("10.0.0.1:80", "expected addresses"),
+        ("*", "expected IP addresses"),
+        ("10.0.0.1,*", "expected IP addresses"),
+        ("proxy.example", "expected IP addresses"),
+        ("10.0.0.1/8", "expected IP addresses"),
+        ("10.0.0.0/33", "expected IP addresses"),
+        ("10.0.0.1:80", "expected IP addresses"),
         ("0.0.0.0/0", "every address"),
         ("10.0.0.0/8, ::/0", "every address"),
     ],

@@ -196,10 +196,10 @@ def test_shared_memory_classes_and_bf16_in_json_are_refused_by_name(client: Any)
     classes = sync_client.InferRequestedOutput("output", class_count=2)
     brain = sent("input", X.astype(ml_dtypes.bfloat16), "BF16")
     for inputs, outputs, said in (
-        (shared, asked("output"), "shared_memory is not served"),
-        (sent("input", X), [there], "shared_memory is not served"),
-        (sent("input", X), [classes], "classification is not served"),
-        (brain, asked("output", binary=False), "BF16 travels as bytes"),
+        (shared, asked("output"), "shared_memory is not supported"),
+        (sent("input", X), [there], "shared_memory is not supported"),
+        (sent("input", X), [classes], "classification is not supported"),
+        (brain, asked("output", binary=False), "BF16 is only available as binary"),
     ):
         with pytest.raises(InferenceServerException) as caught:
             client.infer("relu", [inputs], outputs=outputs)

@@ -27,6 +27,7 @@ from app.operations import COMPUTE, Context, nearest
 PLATFORM = "pytorch_eager"
 VERSION = "1"
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration")
+ROUTING = {404: "unknown path", 405: "method not allowed"}
 
 
 def build_router(
@@ -139,9 +140,9 @@ class _Routes:
     def _model(self, request: Request) -> LayerSpec:
         name = request.path_params["model"]
         if name not in self._layers:
-            raise UnknownLayer(f"there is no model of that name; {nearest(name, self._layers)}")
+            raise UnknownLayer(f"no model has that name; {nearest(name, self._layers)}")
         if request.path_params.get("version", VERSION) != VERSION:
-            raise UnknownLayer(f"{name} has the version {VERSION} alone")
+            raise UnknownLayer(f"{name}: the only version is {VERSION}")
         return self._layers[name]
 
 
@@ -156,6 +157,6 @@ class _WithDomainErrors:
         try:
             await self._app({**scope, "app": self}, receive, send)
         except HTTPException as error:
-            response = _json({"error": "GET /v2 names what is served"}, error.status_code)
+            response = _json({"error": ROUTING[error.status_code]}, error.status_code)
             response.headers.update({**NO_STORE, **(error.headers or {})})
             await response(scope, receive, send)

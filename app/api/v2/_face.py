@@ -42,7 +42,7 @@ class OpenInference:
         """
         encoding = headers.get(b"content-encoding", b"identity").lower()
         if encoding != b"identity" and encoding not in WINDOW_BITS:
-            raise UnsupportedMedia("expected Content-Encoding gzip, deflate or none")
+            raise UnsupportedMedia("expected Content-Encoding: gzip or deflate, or none")
         return _Wire(self, encoding, _header_length(headers))
 
 
@@ -106,5 +106,5 @@ def _header_length(headers: Headers) -> int | None:
     if text is None:
         return None
     if not text.isdigit() or len(text) > 18:
-        raise MalformedBody("Inference-Header-Content-Length: expected a number of bytes")
+        raise MalformedBody("Inference-Header-Content-Length: expected an integer number of bytes")
     return int(text)

@@ -101,11 +101,11 @@ def check_outputs(
     for output in inference.outputs or ():
         if output.name not in known:
             hint = nearest(output.name, known)
-            detail = f"{output.name[:64]}: {spec.name} gives no such output here; {hint}"
+            detail = f"{output.name[:64]}: this request to {spec.name} has no such output; {hint}"
             raise InvalidRequest.at(output.name[:64], "unknown-output", detail)
     for output in inference.outputs or [Output(name, inference.binary_default) for name in known]:
         if not output.binary and dtype == "bfloat16" and output.name not in INTEGERS:
-            detail = f'{output.name}: BF16 travels as bytes; ask with "binary_data": true'
+            detail = f'{output.name}: BF16 is only available as binary; set "binary_data": true'
             raise InvalidRequest.at(output.name, "binary-only", detail)
 
 

@@ -67,9 +67,7 @@ class _Reader:
         for name, item in members(value):
             pointer = f"{path}{name}"
             if name in fields:
-                raise InvalidRequest.at(
-                    pointer, "duplicate-field", f"{pointer}: given more than once"
-                )
+                raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: duplicate field")
             fields[name] = (
                 self._field(item, tensors.get(name), pointer) if isinstance(item, PROXIES) else item
             )

@@ -27,7 +27,7 @@ def plain(value: object, name: str) -> Any:
         nonlocal budget
         budget -= 1
         if budget < 0:
-            detail = f"{name}: expected at most {MAX_PLAIN_VALUES} values; it is no tensor field"
+            detail = f"{name}: expected at most {MAX_PLAIN_VALUES} values; it is not a tensor"
             raise InvalidRequest.at(name, "too-long", detail)
         if isinstance(item, simdjson.Array):
             return [convert(entry) for entry in item]
@@ -77,7 +77,7 @@ class TensorReader:
             raise InvalidRequest.at(
                 name,
                 "shape-mismatch",
-                f"{name}: the shape {list(shape)} needs {math.prod(shape)} numbers in one list; "
+                f"{name}: shape {list(shape)} needs a flat list of {math.prod(shape)} numbers; "
                 f"got {len(data)} entries",
             )
         return self._rounded(numbers, shape, name)
@@ -86,7 +86,7 @@ class TensorReader:
         elements, misfit = from_numbers(numbers, self._dtype)
         if misfit is not None:
             where = f"{name}/" + "/".join(map(str, np.unravel_index(misfit, shape)))
-            detail = f"{where}: the number does not fit {self._dtype.name}"
+            detail = f"{where}: out of range for {self._dtype.name}"
             raise InvalidRequest.at(where, "out-of-range", detail)
         return as_payload(elements, self._dtype.name, shape)
 
@@ -94,7 +94,7 @@ class TensorReader:
         """Look at every row and element; raises at the first that does not fit the shape."""
         if not isinstance(value, simdjson.Array) or len(value) != shape[0]:
             came = len(value) if isinstance(value, simdjson.Array) else json_kind(plain_kind(value))
-            detail = f"{pointer}: expected a row of {shape[0]}, as in the rows before; got {came}"
+            detail = f"{pointer}: expected a row of length {shape[0]}, like the first; got {came}"
             raise InvalidRequest.at(pointer, "ragged", detail)
         for index, item in enumerate(value):
             if len(shape) > 1:
@@ -143,7 +143,7 @@ class TensorReader:
             raise InvalidRequest.at(name, "tensor-form", detail)
         if (dtype := found.get("dtype", self._dtype.name)) != self._dtype.name:
             came = dtype if isinstance(dtype, str) and dtype in DTYPES else "another"
-            detail = f"{name}: expected the dtype {self._dtype.name}; got {came}"
+            detail = f"{name}: expected dtype {self._dtype.name}; got {came}"
             raise InvalidRequest.at(f"{name}/dtype", "dtype-mismatch", detail)
         self._check_rank(len(shape), name)
         return tuple(shape), found
@@ -153,11 +153,11 @@ class TensorReader:
         try:
             data = bytearray(b64decode(text, validate=True))
         except ValueError as error:
-            detail = f"{name}: expected base64 text, padded and without line breaks"
+            detail = f"{name}: expected padded base64 without line breaks"
             raise InvalidRequest.at(name, "base64", detail) from error
         size = math.prod(shape) * self._dtype.itemsize
         if len(data) != size:
-            detail = f"{name}: the shape {list(shape)} needs {size} bytes; got {len(data)}"
+            detail = f"{name}: shape {list(shape)} needs {size} bytes; got {len(data)}"
             raise InvalidRequest.at(name, "shape-mismatch", detail)
         return TensorPayload(self._dtype.name, shape, memoryview(data))
 
@@ -176,5 +176,5 @@ class TensorReader:
         try:
             return np.fromiter(_leaves(data), storage)
         except OverflowError as error:
-            detail = f"{pointer}: a number does not fit {self._dtype.name}"
+            detail = f"{pointer}: a number is out of range for {self._dtype.name}"
             raise InvalidRequest.at(pointer, "out-of-range", detail) from error

@@ -30,7 +30,7 @@ def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
     try:
         document = parser.parse(body)
     except UnicodeDecodeError as error:
-        raise MalformedBody("expected UTF-8 text; the body holds other bytes") from error
+        raise MalformedBody("the body is not valid UTF-8") from error
     except (RuntimeError, ValueError) as error:
         widened = _print_long_integers_as_floats(body)
         if widened == body:
@@ -53,7 +53,7 @@ def members(document: Any) -> Iterator[tuple[str, Any]]:
         raise InvalidRequest(f"expected at most {MAX_MEMBERS} fields; got {len(document)}")
     for name in document.keys():
         if "\0" in name:
-            raise InvalidRequest("a field's name holds a NUL character; no field is named so")
+            raise InvalidRequest("a field name contains a NUL character")
         yield name, document[name]
 
 
@@ -117,19 +117,19 @@ def _diagnose(body: bytes | bytearray, error: Exception) -> NoReturn:
             value = json.loads(body, parse_constant=_refuse_constant)
         except json.JSONDecodeError as found:
             where = f"line {found.lineno} column {found.colno}"
-            raise MalformedBody(f"not JSON: {found.msg} at {where}") from error
+            raise MalformedBody(f"invalid JSON: {found.msg} at {where}") from error
         except (RecursionError, ValueError):
-            raise MalformedBody("not JSON: nested too deep, or a number too long") from error
+            raise MalformedBody("invalid JSON: nested too deeply, or a number too long") from error
         for pointer in _infinite_numbers(value, ""):
             raise InvalidRequest(
-                'a number is beyond the range of float64; to send infinity write "Infinity"',
-                [FieldError(f"#{pointer}", "out-of-range", "beyond the range of float64")],
+                'a number is out of range for float64; send infinity as "Infinity"',
+                [FieldError(f"#{pointer}", "out-of-range", "out of range for float64")],
             ) from error
-    raise MalformedBody("not JSON, or a number is beyond the range of float64") from error
+    raise MalformedBody("invalid JSON, or a number is out of range for float64") from error
 
 
 def _refuse_constant(token: str) -> Any:
-    raise MalformedBody(f'JSON has no bare {token}; write it as the string "{token}"')
+    raise MalformedBody(f'JSON does not allow {token}; send it as the string "{token}"')
 
 
 def _infinite_numbers(value: object, pointer: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from app.schemas.tensors import DTYPES, Shape, TensorPayload, json_kind
 MAX_EXTENT = 2**31 - 1
 UNSERVED = {
     "shared_memory": "send the tensor's bytes in the body",
-    "classification": "ask for the numbers and rank them",
+    "classification": "request the output and rank it",
 }
 """What a tensor's parameters may ask for in vain, and what to do instead."""
 
@@ -35,7 +35,9 @@ def decode(
         return _raw(body)
     length = len(body) if header_length is None else header_length
     if length > len(body):
-        raise MalformedBody(f"the header of {length} bytes is longer than the body, {len(body)}")
+        raise MalformedBody(
+            f"Inference-Header-Content-Length is {length}; the body has only {len(body)} bytes"
+        )
     text = _quoted(body[:length])
     document = parse(simdjson.Parser(), text)
     blob = memoryview(bytearray(memoryview(body)[length:]))
@@ -50,11 +52,11 @@ def decode(
         pointer = f"inputs/{index}"
         name, payload, size = _input(entry, pointer, blob, start, max_rank)
         if name in inputs:
-            raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: {name} came before")
+            raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: duplicate name {name}")
         inputs[name] = payload
         start += size
     if start != len(blob):
-        raise MalformedBody(f"{len(blob) - start} bytes are left behind the inputs")
+        raise MalformedBody(f"bytes left over after the inputs: {len(blob) - start}")
     _check_flat(text, entries, asked)
     binary_default = _flag(parameters, "binary_data_output", "parameters") is True
     return Inference(
@@ -136,8 +138,8 @@ def _input(
     wanted = dtype.itemsize * math.prod(shape)
     if type(size) is not int or size != wanted or size > len(blob) - start:
         detail = (
-            f"{pointer}: the shape {list(shape)} of {datatype} needs {wanted} bytes, which "
-            f"binary_data_size must say; {len(blob) - start} bytes are there"
+            f"{pointer}: shape {list(shape)} of {datatype} needs a binary_data_size of {wanted}; "
+            f"{len(blob) - start} bytes are left in the body"
         )
         raise InvalidRequest.at(pointer, "shape-mismatch", detail)
     elements = blob[start : start + size]
@@ -152,7 +154,7 @@ def _listed(reader: TensorReader, data: Any, shape: Shape, pointer: str) -> Tens
         return reader.flat(shape, data, pointer)
     payload = reader.read(data, pointer)
     if payload.shape != shape:
-        detail = f"{pointer}: expected the shape {list(shape)}; got {list(payload.shape)}"
+        detail = f"{pointer}: expected shape {list(shape)}; got {list(payload.shape)}"
         raise InvalidRequest.at(pointer, "shape-mismatch", detail)
     reader.walk(data, shape, pointer)
     return payload
@@ -171,7 +173,7 @@ def _check_flat(text: bytes | bytearray, entries: list[Any], asked: Any) -> None
         kinds = set(map(type, value)) if isinstance(value, simdjson.Array) else set()
         if simdjson.Array in kinds and len(kinds) > 1:
             pointer = f"inputs/{index}/data"
-            detail = f"{pointer}: expected numbers alone, or rows alone; got both"
+            detail = f"{pointer}: expected either numbers or rows; got both"
             raise InvalidRequest.at(pointer, "ragged", detail)
 
 
@@ -180,7 +182,7 @@ def _shape(value: Any, pointer: str, max_rank: int) -> Shape:
     if not isinstance(shape, list) or not all(
         type(n) is int and 0 <= n <= MAX_EXTENT for n in shape
     ):
-        detail = f"{pointer}: expected a list of lengths from 0 to {MAX_EXTENT}"
+        detail = f"{pointer}: expected a list of integers from 0 to {MAX_EXTENT}"
         raise InvalidRequest.at(pointer, "type", detail)
     if len(shape) > max_rank:
         detail = f"{pointer}: expected at most {max_rank} axes; got {len(shape)}"
@@ -196,7 +198,7 @@ def _outputs(value: Any, most: int, binary_default: bool) -> tuple[Output, ...]:
         parameters = _tensor_parameters(entry.get("parameters"), f"{pointer}/parameters")
         binary = _flag(parameters, "binary_data", f"{pointer}/parameters")
         if name in (output.name for output in outputs):
-            raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: {name} came before")
+            raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: duplicate name {name}")
         outputs.append(Output(name, binary_default if binary is None else binary))
     return tuple(outputs)
 
@@ -215,7 +217,7 @@ def _tensor_parameters(value: Any, pointer: str) -> dict[str, object]:
     for name in parameters:
         for prefix, instead in UNSERVED.items():
             if name.startswith(prefix):
-                detail = f"{pointer}/{name[:64]}: {prefix} is not served; {instead}"
+                detail = f"{pointer}/{name[:64]}: {prefix} is not supported; {instead}"
                 raise InvalidRequest.at(f"{pointer}/{name[:64]}", "not-served", detail)
     return parameters
 

@@ -63,7 +63,7 @@ def _split(body: bytes | bytearray) -> tuple[dict[str, Any], memoryview]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("duplicate name")
     return members
 
 
@@ -94,16 +94,16 @@ def _payloads(
             raise InvalidRequest.at(name[:64], "dtype-mismatch", detail)
         size = math.prod(shape) * DTYPES[DTYPE_OF[dtype]].itemsize
         if not 0 <= start <= end <= len(data) or end - start != size:
-            raise _broken(f"a tensor of {size} bytes has offsets that do not fit")
+            raise _broken(f"the offsets of a tensor do not match its size, {size} bytes")
         payloads[name] = TensorPayload(DTYPE_OF[dtype], shape, data[start:end])
         ends.append((start, end))
     covered = 0
     for start, end in sorted(ends):
         if start != covered:
-            raise _broken("its tensors overlap, or leave a gap")
+            raise _broken("its tensors overlap or leave gaps")
         covered = end
     if covered != len(data):
-        raise _broken("bytes are left behind its tensors")
+        raise _broken("bytes are left over after its tensors")
     return payloads
 
 
@@ -117,7 +117,7 @@ def _entry(entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
         ):
             return dtype, tuple(shape), (start, end)
     raise _broken(
-        "expected dtype, shape and data_offsets of each tensor, of lengths below 2147483648"
+        "expected dtype, shape and data_offsets for each tensor, with axes below 2147483648"
     )
 
 
