@@ -54,9 +54,9 @@ def create_app(
     threads = Threads(set_threads, count, gpu=gpu)
     admission = Admission(
         threads,
-        budget_bytes=settings.limits["memory_budget_bytes"],
-        max_queued=settings.max_queued_requests,
-        timeout_s=settings.queue_timeout_ms / 1e3,
+        budget_bytes=engine.limits.queue.memory_budget_bytes,
+        max_queued=engine.limits.queue.max_queued_requests,
+        timeout_s=engine.limits.queue.queue_timeout_ms / 1e3,
         inline_ms=0 if gpu else INLINE_MS,
     )
     readiness = Readiness(lambda: admission.stuck_s)
@@ -118,7 +118,7 @@ def _fitted(settings: Settings) -> Settings:
         "max_binary_body_bytes": most // safetensors.need_bytes(1),
         "max_output_bytes": most,
     }
-    given = settings.limits
+    given = settings.limits_by_name
     lowered = {name: value for name, value in able.items() if value < given[name]}
     if lowered:
         told = ", ".join(f"{name} from {given[name]} to {lowered[name]}" for name in lowered)
@@ -146,7 +146,7 @@ def _loads(admission: Admission, engine: Engine) -> dict[str, int]:
         "in_flight_requests": admission.in_flight,
         "queued_requests": admission.queued,
         "reserved_bytes": admission.reserved_bytes,
-        "memory_budget_bytes": engine.limits["memory_budget_bytes"],
+        "memory_budget_bytes": engine.limits.queue.memory_budget_bytes,
         "device_memory_bytes": engine.device_memory_bytes,
     }
 
@@ -161,5 +161,5 @@ def _info(settings: Settings, engine: Engine, threads: int) -> dict[str, Any]:
         "threads": threads,
         "conventions": CONVENTIONS,
         "dtypes": tuple(DTYPES),
-        "limits": settings.limits,
+        "limits": settings.limits_by_name,
     }

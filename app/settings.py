@@ -17,6 +17,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.limits import BodyLimits, Limits, QueueLimits, RequestLimits, ResultLimits
+
 PREFIX = "LAMINA_"
 MIB = 1 << 20
 PIB = 1 << 50
@@ -213,8 +215,27 @@ class Settings(BaseSettings):
         return self.model_copy(update={"api_keys": keys, "api_keys_file": None})
 
     @property
-    def limits(self) -> dict[str, int]:
-        """The limits in force, under the names that `/v1/info` shows."""
+    def limits(self) -> Limits:
+        """The limits that requests keep to, in groups."""
+        return Limits(
+            BodyLimits(
+                self.max_json_body_bytes, self.max_binary_body_bytes, self.body_idle_timeout_ms
+            ),
+            RequestLimits(
+                self.max_rank, self.max_extent, self.max_replicas, self.max_batch_requests
+            ),
+            ResultLimits(self.max_output_bytes, self.max_cost_ms),
+            QueueLimits(
+                self.request_timeout_ms,
+                self.queue_timeout_ms,
+                self.max_queued_requests,
+                self.memory_budget_bytes or 0,
+            ),
+        )
+
+    @property
+    def limits_by_name(self) -> dict[str, int]:
+        """Every limit in force, under the names that `/v1/info` shows."""
         return {
             name: value
             for name, value in dict(self).items()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from app.codecs import CODECS, JSON, SAFETENSORS
+from app.codecs import CODECS
 from app.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -17,8 +17,6 @@ from app.errors import (
 )
 from app.scheduling import clock
 
-LIMITS = {JSON: "max_json_body_bytes", SAFETENSORS: "max_binary_body_bytes"}
-"""Which limit holds for a body of each media type."""
 FOREIGN = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 """What clients send by mistake, and may be told so; other values are not repeated to them."""
 FREE_BYTES = 8192

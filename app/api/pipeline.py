@@ -4,7 +4,7 @@ A `Face` says how requests come and answers go, an operation's `Reader` what the
 order, the claims on memory and turns, the deadline and the metrics are the same for all.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from app.api.bodies import Headers, body_length, deadline_s, headers_of, read_bo
 from app.api.readiness import Readiness
 from app.compute import Answer
 from app.errors import LaminaError
+from app.limits import Limits
 from app.observability.metrics import Metrics, PhaseTimings
 from app.operations import Fields, Reader, Task
 from app.scheduling import Admission, Claim, Deadline, clock
@@ -49,7 +50,7 @@ class Wire(Protocol):
     def answer_bytes(self, task: Task) -> int:
         """Memory that the answer takes beside its tensors."""
 
-    def writes_inline(self, task: Task, answer: Answer) -> bool:
+    def writes_inline(self, task: Task) -> bool:
         """Whether writing takes next to nothing."""
 
     def write(self, task: Task, answer: Answer) -> tuple[Pieces, tuple[Header, ...]]:
@@ -76,7 +77,7 @@ class Pipeline:
 
     def __init__(
         self,
-        limits: Mapping[str, int],
+        limits: Limits,
         admission: Admission,
         metrics: Metrics,
         readiness: Readiness,
@@ -98,7 +99,7 @@ class Pipeline:
         headers = headers_of(scope)
         encoding, begun = face.encoding(headers), clock()
         try:
-            until_s = deadline_s(scope, headers, self._limits["request_timeout_ms"])
+            until_s = deadline_s(scope, headers, self._limits.queue.request_timeout_ms)
             claim = self._admission.claim(Deadline(until_s))
             self._metrics.begun()
             try:
@@ -137,7 +138,7 @@ class Pipeline:
         answer = await claim.compute(task.estimate.ms, task.work)
         compute_ms = claim.lap_ms()
         pieces, own = await claim.run_codec(
-            wire.writes_inline(task, answer), partial(wire.write, task, answer)
+            wire.writes_inline(task), partial(wire.write, task, answer)
         )
         encode_ms = claim.lap_ms()
         claim.end_turn()
@@ -165,7 +166,7 @@ class Pipeline:
             await claim.take_body(length, wire.need_bytes(length))
             return length
 
-        idle_ms, until_s = self._limits["body_idle_timeout_ms"], claim.deadline.until_s
+        idle_ms, until_s = self._limits.bodies.idle_timeout_ms, claim.deadline.until_s
         most_bytes = wire.max_body_bytes if length is None else length
         body = await read_body(receive, most_bytes, idle_ms, until_s, make_room)
         claim.deadline.watch(receive)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from app.api.accept import accepted
-from app.api.bodies import LIMITS, Headers, media_type
+from app.api.bodies import Headers, media_type
 from app.api.pipeline import Header, Pieces, Wire
 from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Answer
+from app.limits import Limits, RequestLimits
 from app.operations import Fields, Operation, Reader, ServiceOperation, Task
 
 ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
@@ -25,7 +26,7 @@ class RestWire:
     codec: ModuleType
     writer: ModuleType
     media: str
-    limits: Mapping[str, int]
+    limits: RequestLimits
     max_body_bytes: int
     inline_bytes: int
 
@@ -40,8 +41,8 @@ class RestWire:
         fields: Fields = self.codec.decode(
             body,
             self.tensors,
-            max_rank=self.limits["max_rank"],
-            max_list=self.limits["max_replicas"],
+            max_rank=self.limits.max_rank,
+            max_list=self.limits.max_replicas,
         )
         return fields
 
@@ -52,7 +53,7 @@ class RestWire:
         need: int = self.writer.answer_bytes(task.estimate.numbers, task.dtype)
         return need
 
-    def writes_inline(self, task: Task, answer: Answer) -> bool:  # noqa: ARG002
+    def writes_inline(self, task: Task) -> bool:
         return task.is_brief and task.estimate.numbers <= self.writer.INLINE_NUMBERS
 
     def write(self, task: Task, answer: Answer) -> tuple[Pieces, tuple[Header, ...]]:
@@ -62,14 +63,17 @@ class RestWire:
 class Rest:
     """The face of one operation's reader."""
 
-    def __init__(self, operation: Operation, reader: Reader, limits: Mapping[str, int]) -> None:
+    def __init__(self, operation: Operation, reader: Reader, limits: Limits) -> None:
         self._tensors = reader.tensors
-        self._limits = limits
+        self._limits = limits.requests
         self._holds_many = isinstance(operation, ServiceOperation)
         self._taken = tuple(CODECS) if operation.binary else (JSON,)
         self._most_bytes = {
-            media: min(limits[LIMITS[media]], operation.max_body_bytes or limits[LIMITS[media]])
-            for media in self._taken
+            media: min(most, operation.max_body_bytes or most)
+            for media, most in (
+                (JSON, limits.bodies.max_json_bytes),
+                (SAFETENSORS, limits.bodies.max_binary_bytes),
+            )
         }
 
     def encoding(self, headers: Headers) -> str:

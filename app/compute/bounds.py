@@ -1,17 +1,16 @@
 """What is checked in exact integers before torch sees a request."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from app.compute._names import pointer, with_port
 from app.compute.estimates import Estimate, elements_as_if, working_bytes
 from app.errors import CostLimit, InvalidRequest, OutputTooLarge
 from app.layers import LayerSpec, Plan
+from app.limits import ResultLimits
 from app.schemas.calls import ComputeCall
 from app.schemas.options import Layout
 from app.schemas.tensors import DTYPES, Shapes
 
-Limits = Mapping[str, int]
 EXTENTS = ("kernel_size", "stride", "dilation", "padding")
 MAX_STRIDE = 2**48
 """Far below what torch's 64 bits hold, with room for padding and kernels."""
@@ -84,21 +83,26 @@ def sent_axes(axes: str, channels_last: bool, batched: bool) -> str:
 
 
 def check_cost(
-    spec: LayerSpec, plan: Plan, like: Plan, call: ComputeCall, estimate: Estimate, limits: Limits
+    spec: LayerSpec,
+    plan: Plan,
+    like: Plan,
+    call: ComputeCall,
+    estimate: Estimate,
+    limits: ResultLimits,
 ) -> None:
     """Bound the memory and the time of the plan; `like` is the same plan without empty axes."""
     needed = working_bytes(like, call)
-    if needed > limits["max_output_bytes"]:
+    if needed > limits.max_output_bytes:
         detail = (
             f"the output {_listed(next(iter(plan.outputs.values())))} and its working memory need "
-            f"{needed} bytes; at most {limits['max_output_bytes']} are allowed. "
+            f"{needed} bytes; at most {limits.max_output_bytes} are allowed. "
             "Use a larger stride or a smaller output, or fewer samples"
         )
         raise OutputTooLarge(detail)
-    if estimate.ms > limits["max_cost_ms"]:
+    if estimate.ms > limits.max_cost_ms:
         detail = (
             f"{spec.name} would take about {estimate.ms:.0f} ms for {like.cost} operations; at "
-            f"most {limits['max_cost_ms']} ms are allowed. Use a smaller window or fewer samples"
+            f"most {limits.max_cost_ms} ms are allowed. Use a smaller window or fewer samples"
         )
         raise CostLimit(detail)
 

@@ -4,7 +4,6 @@ Each step stands alone, for requests of more than one layer: `load`, the layer's
 `gradients`, `pack`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from app.compute.pack import laid_out, packed
 from app.compute.shapes import output_shapes, planned, shape_answer
 from app.errors import DeviceLost, OutOfMemory
 from app.layers import LayerSpec, Plan, options_of
+from app.limits import Limits
 from app.schemas.calls import Call, ComputeCall
 from app.schemas.tensors import TensorPayload
 
@@ -31,10 +31,10 @@ Answer = dict[str, Any]
 class Engine:
     """Plans and runs layers on one device. `run` belongs on one thread of a process."""
 
-    def __init__(self, device: str, limits: Mapping[str, int]) -> None:
+    def __init__(self, device: str, limits: Limits) -> None:
         self.device = choose_device(device)
         self.device_name = device_name(self.device)
-        self.limits = dict(limits)
+        self.limits = limits
         self._plans: dict[tuple[object, ...], tuple[Plan, Estimate]] = {}
 
     @property
@@ -73,7 +73,7 @@ class Engine:
             InvalidRequest: shapes or options that do not fit.
 
         """
-        return shape_answer(spec, call, self.limits)
+        return shape_answer(spec, call, self.limits.requests.max_extent)
 
     def run(self, spec: LayerSpec, call: ComputeCall, plan: Plan) -> Answer:
         """The answer's fields by dotted name, in order.
@@ -97,14 +97,16 @@ class Engine:
         shapes = {name: payload.shape for name, payload in sent_tensors(spec, call).items()}
         bounds.check_strides(shapes)
         options = options_of(spec, call)
-        plan = planned(spec, options, shapes, self.limits, batched=call.batched)
+        plan = planned(spec, options, shapes, self.limits.requests.max_extent, batched=call.batched)
         bounds.check_gradient(spec, call, output_shapes(spec, call, plan))
         full = bounds.without_empty_axes(shapes)
         like = plan
         if full != shapes:
-            like = planned(spec, options, full, self.limits, batched=call.batched)
+            like = planned(
+                spec, options, full, self.limits.requests.max_extent, batched=call.batched
+            )
         estimate = estimated(spec, like, call)
-        bounds.check_cost(spec, plan, like, call, estimate, self.limits)
+        bounds.check_cost(spec, plan, like, call, estimate, self.limits.results)
         return plan, estimate
 
     def _run(self, spec: LayerSpec, call: ComputeCall, plan: Plan) -> Answer:

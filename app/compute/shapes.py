@@ -1,7 +1,6 @@
 """Plans from shapes: of a request with its tensors, and of one that names shapes alone."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from app.schemas.tensors import Shape, Shapes
 
 
 def planned(
-    spec: LayerSpec, options: Any, shapes: Shapes, limits: Mapping[str, int], *, batched: bool
+    spec: LayerSpec, options: Any, shapes: Shapes, max_extent: int, *, batched: bool
 ) -> Plan:
     """The layer's plan for tensors of these shapes, as sent.
 
@@ -25,7 +24,7 @@ def planned(
 
     """
     bounds.check_ranks(spec, shapes, options.layout, batched)
-    bounds.check_extents(options, limits["max_extent"])
+    bounds.check_extents(options, max_extent)
     canonical = {
         name: inward_shape(shape, options.layout, batched) if port.mapped else shape
         for (name, shape), port in with_port(spec.inputs, shapes)
@@ -44,7 +43,7 @@ def output_shapes(spec: LayerSpec, call: Call, plan: Plan) -> Any:
     return shapes if spec.many else shapes[0]
 
 
-def shape_answer(spec: LayerSpec, call: Call, limits: Mapping[str, int]) -> dict[str, Any]:
+def shape_answer(spec: LayerSpec, call: Call, max_extent: int) -> dict[str, Any]:
     """The output shape and how it comes about, whatever the sizes; no tensor is allocated.
 
     Raises:
@@ -53,7 +52,7 @@ def shape_answer(spec: LayerSpec, call: Call, limits: Mapping[str, int]) -> dict
     """
     try:
         options = options_of(spec, call)
-        plan = _without_data(spec, call, options, limits)
+        plan = _without_data(spec, call, options, max_extent)
     except InvalidRequest as error:
         error.errors = tuple(
             replace(found, pointer=_shape_pointer(found.pointer)) for found in error.errors
@@ -62,7 +61,7 @@ def shape_answer(spec: LayerSpec, call: Call, limits: Mapping[str, int]) -> dict
     conventions = {}
     for convention in CONVENTIONS:
         try:
-            there = _without_data(spec, call, options_of(spec, call, convention), limits)
+            there = _without_data(spec, call, options_of(spec, call, convention), max_extent)
             conventions[convention] = output_shapes(spec, call, there)
         except InvalidRequest:
             conventions[convention] = None
@@ -75,7 +74,7 @@ def shape_answer(spec: LayerSpec, call: Call, limits: Mapping[str, int]) -> dict
     }
 
 
-def _without_data(spec: LayerSpec, call: Any, options: Any, limits: Mapping[str, int]) -> Plan:
+def _without_data(spec: LayerSpec, call: Any, options: Any, max_extent: int) -> Plan:
     shapes: dict[str, Shape] = (
         {f"inputs.{i}": shape for i, shape in enumerate(call.input_shapes)}
         if spec.many
@@ -86,7 +85,7 @@ def _without_data(spec: LayerSpec, call: Any, options: Any, limits: Mapping[str,
     first = inward_shape(next(iter(shapes.values())), layout, batched)
     for (name, shape), port in with_port(spec.inputs, spec.parameters(first, call)):
         shapes[name] = outward_shape(shape, layout, batched) if port.mapped else shape
-    return planned(spec, options, shapes, limits, batched=batched)
+    return planned(spec, options, shapes, max_extent, batched=batched)
 
 
 def _shape_pointer(pointer: str) -> str:

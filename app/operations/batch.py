@@ -24,7 +24,7 @@ class BatchReader:
     """Reads batches: each request by the reader of its own layer and operation."""
 
     def __init__(self, context: Context) -> None:
-        self._limits = context.engine.limits
+        self._max_cost_ms = context.engine.limits.results.max_cost_ms
         self._refusal = context.refusal
         self._layers = tuple(context.layers)
         self._readers: dict[tuple[str, str], Reader] = {
@@ -32,7 +32,7 @@ class BatchReader:
             for name, one in context.layers.items()
             for operation in OPERATIONS.values()
         }
-        most = self._limits["max_batch_requests"]
+        most = context.engine.limits.requests.max_batch_requests
         self.tensors: Mapping[str, Field] = {
             "requests": DocumentsField(most, lambda members: self._reader(members).tensors)
         }
@@ -49,10 +49,10 @@ class BatchReader:
         read = [self._task(request) for request in call.requests]
         tasks = [task for task in read if isinstance(task, Task)]
         estimate = sum((task.estimate for task in tasks), Estimate())
-        if estimate.ms > self._limits["max_cost_ms"]:
+        if estimate.ms > self._max_cost_ms:
             detail = (
                 f"the requests would take about {estimate.ms:.0f} ms together; at most "
-                f"{self._limits['max_cost_ms']} ms are allowed. Send them in smaller batches"
+                f"{self._max_cost_ms} ms are allowed. Send them in smaller batches"
             )
             raise CostLimit(detail)
         return Task(

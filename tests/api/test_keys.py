@@ -276,5 +276,10 @@ def test_an_empty_variable_does_not_open_the_service(
 
 def test_settings_print_no_key() -> None:
     settings = Settings(api_keys=KEY)
-    for text in (repr(settings), str(settings), settings.model_dump_json(), str(settings.limits)):
+    for text in (
+        repr(settings),
+        str(settings),
+        settings.model_dump_json(),
+        str(settings.limits_by_name),
+    ):
         assert KEY not in text

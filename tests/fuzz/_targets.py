@@ -110,11 +110,11 @@ def answer_request(data: bytes) -> None:
     inference = None
     if protocol:
         fields = CODECS[protocol].decode(
-            body, tensors, max_rank=MAX_RANK, max_list=limits["max_replicas"]
+            body, tensors, max_rank=MAX_RANK, max_list=limits.requests.max_replicas
         )
     else:
         inference = open_inference.decode(body, None, max_rank=MAX_RANK, max_tensors=MAX_TENSORS)
-        fields = fields_of(spec, tensors, inference, limits["max_replicas"])
+        fields = fields_of(spec, tensors, inference, limits.requests.max_replicas)
     task = COMPUTE.reader(_context, spec).read(fields)
     if inference:
         check_outputs(spec, task.outputs(), task.dtype, inference)

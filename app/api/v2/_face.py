@@ -1,7 +1,5 @@
 """The protocol's inference requests and answers, over the same pipeline as `/v1`."""
 
-from collections.abc import Mapping
-
 from app.api.bodies import Headers
 from app.api.pipeline import Header, Pieces, Wire
 from app.api.v2._mapping import check_outputs, fields_of, outputs_of
@@ -12,17 +10,20 @@ from app.codecs.open_inference import Inference, decode, encode
 from app.compute import Answer
 from app.errors import BodyTooLarge, MalformedBody, UnsupportedMedia
 from app.layers import LayerSpec
+from app.limits import Limits
 from app.operations import Fields, Reader, Task
 
 HEADER_LENGTH = b"inference-header-content-length"
 INLINE_BYTES = 32 * 1024
 """Requests up to this size are read on the event loop, well below a millisecond."""
+INLINE_NUMBERS = INLINE_BYTES // 4
+"""Answers of so many numbers are written there."""
 
 
 class OpenInference:
     """The face of one model."""
 
-    def __init__(self, spec: LayerSpec, reader: Reader, limits: Mapping[str, int]) -> None:
+    def __init__(self, spec: LayerSpec, reader: Reader, limits: Limits) -> None:
         self.spec = spec
         self.tensors = reader.tensors
         self.limits = limits
@@ -49,7 +50,7 @@ class _Wire:
     """One request; what it asked for decides the form of its answer."""
 
     def __init__(self, face: OpenInference, encoding: bytes, header_length: int | None) -> None:
-        self.max_body_bytes = face.limits["max_binary_body_bytes"]
+        self.max_body_bytes = face.limits.bodies.max_binary_bytes
         self._face = face
         self._encoding = encoding
         self._header_length = header_length
@@ -60,7 +61,7 @@ class _Wire:
         if self._encoding != b"identity":
             body_bytes += self.max_body_bytes
         length = body_bytes if self._header_length is None else self._header_length
-        text_bytes = min(length, body_bytes, self._face.limits["max_json_body_bytes"])
+        text_bytes = min(length, body_bytes, self._face.limits.bodies.max_json_bytes)
         return body_bytes + json.need_bytes(text_bytes)
 
     def reads_inline(self, body: bytes | bytearray) -> bool:
@@ -72,14 +73,14 @@ class _Wire:
         if self._encoding in WINDOW_BITS:
             body = inflate(body, self._encoding, self.max_body_bytes)
         text_bytes = len(body) if self._header_length is None else self._header_length
-        if text_bytes > limits["max_json_body_bytes"]:
-            most = limits["max_json_body_bytes"]
+        most = limits.bodies.max_json_bytes
+        if text_bytes > most:
             raise BodyTooLarge(f"expected at most {most} bytes of JSON; got {text_bytes}")
-        many = len(face.tensors) + 2 * limits["max_replicas"] + 1
+        many = len(face.tensors) + 2 * limits.requests.max_replicas + 1
         self._inference = decode(
-            body, self._header_length, max_rank=limits["max_rank"], max_tensors=many
+            body, self._header_length, max_rank=limits.requests.max_rank, max_tensors=many
         )
-        return fields_of(face.spec, face.tensors, self._inference, limits["max_replicas"])
+        return fields_of(face.spec, face.tensors, self._inference, limits.requests.max_replicas)
 
     def check(self, task: Task) -> None:
         check_outputs(self._face.spec, task.outputs(), task.dtype, self._inference)
@@ -88,9 +89,8 @@ class _Wire:
         printed = task.estimate.numbers if self._inference.wants_text else 0
         return json.answer_bytes(printed, task.dtype)
 
-    def writes_inline(self, task: Task, answer: Answer) -> bool:  # noqa: ARG002
-        outputs = outputs_of(answer, self._inference)
-        return sum(payload.data.nbytes for payload in outputs.values()) <= INLINE_BYTES
+    def writes_inline(self, task: Task) -> bool:
+        return task.estimate.numbers <= INLINE_NUMBERS
 
     def write(self, task: Task, answer: Answer) -> tuple[Pieces, tuple[Header, ...]]:  # noqa: ARG002
         outputs = outputs_of(answer, self._inference)
