@@ -33,7 +33,7 @@ MEASURED := tests/compute/test_cost.py tests/compute/test_torch_is_safe.py \
 	tests/api/test_rates.py tests/api/test_open_inference.py
 soak: install
 	$(BIN)/python -m pip install --quiet "atheris>=3"
-	SOAK=1 $(BIN)/pytest --timeout 14400 tests/fuzz tests/load tests/server tests/reference $(MEASURED)
+	SOAK=1 $(BIN)/pytest tests/fuzz tests/load tests/server tests/reference $(MEASURED)
 
 format: install
 	$(BIN)/ruff format .

@@ -15,6 +15,7 @@ from app.compute.runtime import prepare_process
 from app.layers import LAYERS, LayerSpec, compute_model, tensor_fields
 from app.main import create_app
 from app.settings import Settings
+from tests._soak import HANGS_S, SOAK
 
 hypothesis.settings.register_profile(  # a busy machine draws slowly
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -22,6 +23,13 @@ hypothesis.settings.register_profile(  # a busy machine draws slowly
 hypothesis.settings.load_profile("any machine")
 Post = Callable[[str, object], Any]
 LIMITS = Settings().limits
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The soak has hours."""
+    if SOAK:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(HANGS_S))
 
 
 @pytest.fixture(scope="session")

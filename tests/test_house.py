@@ -79,6 +79,7 @@ CHECKS = (
 """What looks at the new layer; the reference in `tests/reference` is the part left out here."""
 
 
+@pytest.mark.slow
 def test_adding_a_layer_is_one_file_one_word_and_one_row(tmp_path: Path) -> None:
     for name in ("app", "tools", "tests", "docs", "openapi", "README.md", "pyproject.toml"):
         subprocess.run(["cp", "-r", ROOT / name, tmp_path], check=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from app.codecs import CODECS
 from app.errors import NotAcceptable
@@ -22,8 +23,13 @@ def accepted(headers: Mapping[bytes, bytes], offered: tuple[str, ...] = tuple(CO
         NotAcceptable: none of those `offered`.
 
     """
+    return _preferred(headers.get(b"accept", b""), offered)
+
+
+@lru_cache(maxsize=256)
+def _preferred(accept: bytes, offered: tuple[str, ...]) -> str:
     ranges: dict[tuple[str, bool], tuple[float, int]] = {}
-    text = QUOTED.sub('""', headers.get(b"accept", b"").decode("l1").lower())
+    text = QUOTED.sub('""', accept.decode("l1").lower())
     for place, part in enumerate(filter(str.strip, text.split(","))):
         name, parameters, weight = _media_range(part)
         ranges.setdefault((name, parameters), (weight, -place))

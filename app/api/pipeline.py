@@ -51,7 +51,7 @@ class Wire(Protocol):
     def answer_bytes(self, task: Task) -> int:
         """Memory that the answer needs in addition to its tensors."""
 
-    def writes_inline(self, task: Task, answer: Answer) -> bool:
+    def writes_inline(self, task: Task) -> bool:
         """Whether encoding is fast enough for the event loop."""
 
     def write(self, task: Task, answer: Answer) -> tuple[Pieces, tuple[Header, ...]]:
@@ -139,7 +139,7 @@ class Pipeline:
         answer = await claim.compute(task.estimate.ms, task.work)
         compute_ms = claim.lap_ms()
         pieces, own = await claim.run_codec(
-            wire.writes_inline(task, answer), partial(wire.write, task, answer)
+            wire.writes_inline(task), partial(wire.write, task, answer)
         )
         encode_ms = claim.lap_ms()
         claim.end_turn()

@@ -53,7 +53,7 @@ class RestWire:
         need: int = self.writer.answer_bytes(task.estimate.numbers, task.dtype)
         return need
 
-    def writes_inline(self, task: Task, answer: Answer) -> bool:  # noqa: ARG002
+    def writes_inline(self, task: Task) -> bool:
         return task.is_brief and task.estimate.numbers <= self.writer.INLINE_NUMBERS
 
     def write(self, task: Task, answer: Answer) -> tuple[Pieces, tuple[Header, ...]]:

@@ -8,10 +8,13 @@ def nested(flat: Mapping[str, object]) -> dict[str, Any]:
     """`{"gradients.input": x}` -> `{"gradients": {"input": x}}`; the entries of a list in order."""
     whole: dict[str, Any] = {}
     for name, value in flat.items():
-        if "." in name:
-            _put(whole, name, value)
-        else:
+        head, _, rest = name.partition(".")
+        if not rest:
             whole[name] = value
+        elif rest.isidentifier():
+            whole.setdefault(head, {})[rest] = value
+        else:
+            _put(whole, name, value)
     return whole
 
 

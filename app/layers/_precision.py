@@ -43,5 +43,7 @@ def is_well_scaled(mean: torch.Tensor, var: torch.Tensor, eps: float) -> bool:
     False where either is not finite.
     """
     spread = var + eps
-    kept = mean.square() <= LARGEST_MEAN**2 * spread
-    return bool((kept & (spread > SMALLEST_VARIANCE) & (spread < LARGEST_VARIANCE)).all())
+    margin = torch.addcmul(spread, mean, mean, value=-1 / LARGEST_MEAN**2)
+    least, most = torch.aminmax(spread)
+    within = least.item() > SMALLEST_VARIANCE and most.item() < LARGEST_VARIANCE
+    return within and margin.min().item() >= 0

@@ -153,6 +153,7 @@ async def test_at_once_as_one_by_one_in_process() -> None:
         assert changes(before, torch_state()) == []
 
 
+@pytest.mark.slow
 def test_at_once_as_one_by_one_over_a_real_server() -> None:
     with serving() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
 

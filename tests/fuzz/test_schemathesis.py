@@ -11,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests._serving import serving
-from tests._soak import SOAK, rounds, within_s
+from tests._soak import HANGS_S, SOAK, rounds, within_s
 from tools.openapi import document
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,8 @@ LEFT_OUT = re.compile(r"$^" if SOAK else r"[13]d(/|$)")
 """In the short run a layer's one and three dimensions: they share its two dimensions' code."""
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(HANGS_S)
 def test_the_service_keeps_its_document(tmp_path: Path) -> None:
     paths = document()["paths"]
     operations = sum(len(methods) for path, methods in paths.items() if not LEFT_OUT.search(path))

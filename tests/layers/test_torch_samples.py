@@ -367,6 +367,7 @@ def _run(function: Callable[..., Any], arguments: Body) -> tuple[torch.Tensor, A
     return (result[0], result[1]) if isinstance(result, tuple) else (result, None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
 @pytest.mark.parametrize("name", OPS)

@@ -76,6 +76,7 @@ async def leave_while_sending(server: Serving) -> None:
         connection.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage", [leave_in_the_queue, leave_while_computing, leave_while_printing, leave_while_sending]
 )

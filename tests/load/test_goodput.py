@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import pytest
+
 from tests._load import (
     PROBLEM,
     Connections,
@@ -23,7 +25,7 @@ from tests._load import (
     settled,
 )
 from tests._serving import MIB, Serving, apart
-from tests._soak import SOAK, rounds
+from tests._soak import HANGS_S, SOAK, rounds
 from tests.load._requests import MIX, REQUESTS
 
 SECONDS = rounds(2, 30)
@@ -114,6 +116,8 @@ async def climb(server: Serving) -> tuple[list[Level], list[Sample], float]:
     return found, everything, await unhurried(server) / capacity
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(HANGS_S)
 def test_overload() -> None:
     with apart() as server:
         before = server.rss_bytes

@@ -15,7 +15,7 @@ from app.codecs import safetensors as codec
 from app.schemas.tensors import TensorPayload
 from tests._load import Connection, Connections, run, settled
 from tests._serving import MIB, Serving, apart
-from tests._soak import SOAK
+from tests._soak import HANGS_S, SOAK
 from tests._wire import JSON, get, post
 from tests.load._requests import INVALID, MEDIUM, SMALL, request
 
@@ -140,6 +140,8 @@ def soak(app: str, number: int) -> Growth:
         return run(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(HANGS_S)
 @pytest.mark.parametrize("requests", SPANS)
 def test_memory_files_and_threads_stay(requests: int) -> None:
     growth = soak("app.server.cli", requests)
@@ -148,6 +150,8 @@ def test_memory_files_and_threads_stay(requests: int) -> None:
     growth.check(requests)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(HANGS_S)
 def test_a_leak_is_found() -> None:
     growth = soak("tests.load._leaky", SPANS[0])
     print(growth)

@@ -84,6 +84,7 @@ def requests() -> Iterator[bytes]:
     yield request(relu, b"{}", Content_Length="99", **js)
 
 
+@pytest.mark.slow
 def test_a_servers_output_holds_no_secret_and_nothing_of_a_client(tmp_path: Path) -> None:
     log, keys = tmp_path / "log", tmp_path / "keys"
     keys.write_text(f"# {CANARY}\n{FILE_KEY}\n")
@@ -142,6 +143,7 @@ def test_a_start_that_fails_prints_one_line_without_a_key(
     assert done.stderr.startswith("lamina: LAMINA_")
 
 
+@pytest.mark.slow
 def test_what_the_server_refuses_itself_is_counted_told_and_readable(tmp_path: Path) -> None:
     log, origin = tmp_path / "log", "https://a.example"
     with serving(log=log, CORS_ORIGINS=origin) as port:

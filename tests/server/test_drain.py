@@ -68,6 +68,7 @@ async def drained_under_load(
     return found, asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(rounds(3, 50)))
 def test_sigterm_under_load_loses_nothing(tmp_path: Path, turn: int) -> None:
     delay_s, grace_s = 1.0, 4.0

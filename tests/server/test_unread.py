@@ -5,6 +5,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from app.server.unread import Unread
 from tests._serving import started
 from tests._wire import closing, exchange
@@ -53,6 +55,7 @@ def test_far_above_the_bound_there_is_less_patience() -> None:
     assert [unread.check(stands, now) for now in (0.0, 0.1, 0.2)] == [0, 0, 4]
 
 
+@pytest.mark.slow
 def test_clients_that_do_not_read_are_bounded_together(tmp_path: Path) -> None:
     settings = {"WRITE_TIMEOUT_MS": "600000", "KEEP_ALIVE_TIMEOUT_MS": "600000"}
     with started(log=tmp_path / "log", settings=settings) as service:

@@ -16,6 +16,8 @@ from app.operations import Fields, Reader, Task
 HEADER_LENGTH = b"inference-header-content-length"
 INLINE_BYTES = 32 * 1024
 """Requests up to this size are read on the event loop, well below a millisecond."""
+INLINE_NUMBERS = INLINE_BYTES // 4
+"""Answers of so many numbers are written there."""
 
 
 class OpenInference:
@@ -87,9 +89,8 @@ class _Wire:
         printed = task.estimate.numbers if self._inference.wants_text else 0
         return json.answer_bytes(printed, task.dtype)
 
-    def writes_inline(self, task: Task, answer: Answer) -> bool:  # noqa: ARG002
-        outputs = outputs_of(answer, self._inference)
-        return sum(payload.data.nbytes for payload in outputs.values()) <= INLINE_BYTES
+    def writes_inline(self, task: Task) -> bool:
+        return task.estimate.numbers <= INLINE_NUMBERS
 
     def write(self, task: Task, answer: Answer) -> tuple[Pieces, tuple[Header, ...]]:  # noqa: ARG002
         outputs = outputs_of(answer, self._inference)
