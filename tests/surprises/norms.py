@@ -127,7 +127,7 @@ ROWS = (
         29,
         "torch.batch_norm([[3]]) in training, without the check in Python",
         "The output is 3.05e-05 instead of 0, the running variance NaN.",
-        "Refuses one value a channel in training, as F.batch_norm does; under the other "
+        "Refuses one value per channel in training, as F.batch_norm does; under the other "
         "conventions its variance is 0. A batch of one with more positions is legal.",
         (
             Refuses("batch_norm1d", {"input": [[3]], "training": True}, "#/input"),

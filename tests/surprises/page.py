@@ -19,9 +19,8 @@ def page() -> str:
         for row in SURPRISES
     )
     return (
-        "# What torch does in silence, and what Lamina does\n"
-        "Printed from `tests/surprises`, which holds every row: `make test`.\n"
-        "Of those that are faults, [torch-reports.md](torch-reports.md) has programs that show "
-        "them.\n\n"
+        "# Surprising behaviors of torch, and what Lamina does instead\n"
+        "Generated from `tests/surprises`, which tests every row.\n"
+        "[torch-reports.md](torch-reports.md) has programs that reproduce those that are bugs.\n\n"
         f"| # | call | torch 2.13 on a CPU | Lamina |\n|---|---|---|---|\n{rows}"
     )

@@ -76,9 +76,9 @@ CANCELS = {"input": [[[8193, 8191]]], "weight": [[[8193, -8195]]]}
 ROWS = (
     Surprise(
         31,
-        "Normalising float32 (0, 1, 2, 3) + 1e7",
+        "Normalizing float32 (0, 1, 2, 3) + 1e7",
         "Wrong in the first digit: the mean is rounded to a whole number.",
-        "Right: where a mean is large against the spread, the input is centred in float64 first.",
+        "Right: where a mean is large against the spread, the input is centered in float64 first.",
         tuple(
             Answers(layer, {"input": data, **options}, {"output": output}, within=1e-6)
             for layer, data, options, output in (
@@ -92,7 +92,7 @@ ROWS = (
     ),
     Surprise(
         34,
-        "F.group_norm(x of (2, 3), 3, weight): one value a group",
+        "F.group_norm(x of (2, 3), 3, weight): one value per group",
         "3.05e-05 in some entries instead of 0: x and its mean are scaled before they cancel.",
         "0.",
         tuple(
