@@ -29,9 +29,10 @@ class RestWire:
     limits: RequestLimits
     max_body_bytes: int
     inline_bytes: int
+    readings: int
 
     def need_bytes(self, body_bytes: int) -> int:
-        need: int = self.codec.need_bytes(body_bytes)
+        need: int = self.codec.need_bytes(self.readings * body_bytes)
         return need
 
     def reads_inline(self, body: bytes | bytearray) -> bool:
@@ -91,4 +92,5 @@ class Rest:
             self._limits,
             self._most_bytes[sent],
             MANY_INLINE_BYTES if self._holds_many else CODECS[sent].INLINE_BYTES,
+            2 if self._holds_many else 1,  # the whole body, then each request in it
         )
