@@ -1,4 +1,4 @@
-"""The one place where the parts are joined."""
+"""The composition root: builds the app and everything it depends on."""
 
 import logging
 import re
@@ -46,7 +46,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 def create_app(
     settings: Settings | None = None, layers: Mapping[str, LayerSpec] = LAYERS
 ) -> ASGIApp:
-    """The service as an ASGI app; settings come from the environment unless they are given."""
+    """Build the service as an ASGI app, with settings from the environment unless given."""
     settings = _fitted(settings or load_settings())
     engine = Engine(settings.device, settings.limits)
     count = thread_count(settings.threads, settings.workers)
@@ -72,12 +72,12 @@ def create_app(
         for executor in (threads.large, threads.small):
             executor.submit(engine.warm_up).result()
         metrics.flush()
-        # For what the server answers itself.
+        # For responses that the server sends itself.
         cross_origin = whole.headers_for if isinstance(whole, CrossOrigin) else None
         yield {"readiness": readiness, "denied": metrics.denied, "cross_origin": cross_origin}
         threads.close()
 
-    # A redirect would name the host that the request names.
+    # A redirect would echo the Host header of the request.
     app = FastAPI(
         title="Lamina",
         openapi_url=None,
@@ -106,15 +106,15 @@ def create_app(
 
 
 def _fitted(settings: Settings) -> Settings:
-    """Settings with a memory budget, where none is given from the container's memory, and no limit
-    above what it has room for: a client must not be told of a size that never fits.
+    """The settings with a memory budget, by default from the container's memory, and with limits
+    lowered to fit it: a client must not be told of a size that can never be served.
     """
     budget = settings.memory_budget_bytes
     if budget is None:
         budget = memory_budget(settings.workers, settings.max_json_body_bytes)
     most = Admission.most_bytes(budget)
     able = {
-        "max_json_body_bytes": most // (1 + json.need_bytes(1)),  # /v2 keeps the text besides
+        "max_json_body_bytes": most // (1 + json.need_bytes(1)),  # /v2 also keeps the text
         "max_binary_body_bytes": most // safetensors.need_bytes(1),
         "max_output_bytes": most,
     }
@@ -127,7 +127,7 @@ def _fitted(settings: Settings) -> Settings:
 
 
 def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
-    """Request ids, spans and the log around everything, errors included."""
+    """Wrap the whole app, error handling included, in request IDs, tracing and the access log."""
     if settings.log_level in ("debug", "info"):
         app = AccessLog(app, labels, request_logger(settings.log_level))
     return CorrelationIdMiddleware(
@@ -141,7 +141,7 @@ def _wrapped(app: ASGIApp, settings: Settings, labels: Labels) -> ASGIApp:
 
 
 def _loads(admission: Admission, engine: Engine) -> dict[str, int]:
-    """The values of the gauges."""
+    """The current values of the gauges."""
     return {
         "in_flight_requests": admission.in_flight,
         "queued_requests": admission.queued,

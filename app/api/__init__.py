@@ -1,1 +1,1 @@
-"""All the HTTP: routes made from the list of layers, errors as problems, the documents."""
+"""The HTTP API: routes generated from the list of layers, problem details, documentation."""

@@ -1,4 +1,4 @@
-"""The form of an answer: content negotiation by `Accept` (RFC 9110, 12.5.1)."""
+"""Content negotiation by the `Accept` header (RFC 9110, 12.5.1)."""
 
 import re
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ from app.errors import NotAcceptable
 
 QUOTED = re.compile(r'"(?:\\.|[^"\\])*(?:"|\\?$)')
 WEIGHT = re.compile(r"[0-9]*\.?[0-9]*")
-"""Java's default header leaves out the 0 before the point."""
+"""Java's default `Accept` header omits the 0 before the decimal point."""
 
 
 def accepted(headers: Mapping[bytes, bytes], offered: tuple[str, ...] = tuple(CODECS)) -> str:
-    """The media type to answer in: the caller's favorite, of equals the first it names.
+    """The media type of the response: the one the client prefers, or the first listed among equals.
 
-    The most specific range that takes a type gives its weight, whatever the others say; 0 excludes
-    the type. Our types have no parameters, so a range with some counts only where there is none
-    without.
+    The most specific range that matches a type determines its weight; 0 excludes the type. Our
+    types have no parameters, so a range with parameters counts only if the same range without them
+    is absent.
 
     Raises:
-        NotAcceptable: none of those `offered`.
+        NotAcceptable: the header excludes every type in `offered`.
 
     """
     return _preferred(headers.get(b"accept", b""), offered)
@@ -48,7 +48,7 @@ def _preferred(accept: bytes, offered: tuple[str, ...]) -> str:
 
 
 def _media_range(part: str) -> tuple[str, bool, float]:
-    """Name, whether it has parameters, and weight: 0 where that is no number from 0 to 1."""
+    """Parse a media range: its name, whether it has parameters, and its weight (0 if invalid)."""
     name, *pieces = part.split(";")
     count = 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""What comes in: media type, the body and its limit."""
+"""Request bodies and headers: media type, size limit, deadline."""
 
 import asyncio
 import math
@@ -18,9 +18,9 @@ from app.errors import (
 from app.scheduling import clock
 
 FOREIGN = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
-"""What clients send by mistake, and may be told so; other values are not repeated to them."""
+"""Types often sent by mistake, which error messages may name; other values are not echoed."""
 FREE_BYTES = 8192
-"""What any connection may hold of a body without asking."""
+"""How much of a body a connection may hold without a memory reservation."""
 Headers = Mapping[bytes, bytes]
 
 
@@ -28,7 +28,7 @@ def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
     """The body's media type.
 
     Raises:
-        UnsupportedMedia: none of those `taken`, or a content encoding.
+        UnsupportedMedia: the type is not one of `taken`, or the body is compressed.
 
     """
     lines = headers.get(b"content-type", b"").split(b",")
@@ -43,11 +43,11 @@ def media_type(headers: Headers, taken: tuple[str, ...] = tuple(CODECS)) -> str:
 
 
 def body_length(headers: Headers, limit: int) -> int | None:
-    """How long the body is, bytes; None where it comes in chunks.
+    """The length of the body in bytes, or None if it is chunked.
 
     Raises:
-        LengthRequired: there is neither a length nor chunks.
-        BodyTooLarge: over the limit.
+        LengthRequired: the request has neither Content-Length nor Transfer-Encoding.
+        BodyTooLarge: the length exceeds the limit.
 
     """
     text = headers.get(b"content-length", b"")
@@ -67,18 +67,19 @@ async def read_body(
     until_s: float = math.inf,
     make_room: Callable[[int], Awaitable[int]] | None = None,
 ) -> bytes | bytearray:
-    """The request's body, in one buffer.
+    """Receive the request's body into one buffer.
 
-    The first few KiB are free: who sends no more than headers holds no memory of others. From then
-    on `make_room` is told how much came, whenever that is more than the room that it gave.
+    The first few KiB need no reservation, so a client that sends only headers holds no memory that
+    others could use. After that, `make_room` is called with the number of bytes received whenever
+    it exceeds the room granted before, and returns the new room.
 
-    The body must be there at `until_s` on `clock`: a byte now and then would hold its memory for
-    days.
+    The whole body must arrive by `until_s` on `clock`; otherwise, a client that trickles bytes
+    could hold memory for days.
 
     Raises:
-        BodyTooLarge: over the limit.
-        BodyTimeout: a pause of more than `idle_timeout_ms`, or its time is over.
-        ClientDisconnect: the client left.
+        BodyTooLarge: the body exceeds the limit.
+        BodyTimeout: nothing arrived for `idle_timeout_ms`, or the deadline passed.
+        ClientDisconnect: the client disconnected.
 
     """
     body, end, room = bytearray(), 0, FREE_BYTES
@@ -101,7 +102,7 @@ async def read_body(
 
 
 def _in_room(body: bytearray, room: int) -> bytearray:
-    """The same bytes, and behind them place for others up to `room`."""
+    """A copy of the bytes in a buffer of `room` bytes."""
     roomy = bytearray(room)
     roomy[: len(body)] = body
     return roomy
@@ -122,10 +123,10 @@ async def _next(receive: Receive, idle_timeout_ms: int, until_s: float) -> Messa
 
 
 def deadline_s(scope: Scope, headers: Headers, most_ms: int) -> float:
-    """When the answer must be ready, on `clock`: so long after the request's arrival.
+    """The deadline for the answer, on `clock`, measured from the request's arrival.
 
     Raises:
-        InvalidRequest: `X-Request-Timeout-Ms` is no number.
+        InvalidRequest: `X-Request-Timeout-Ms` is not a number.
 
     """
     arrived_s: float = scope.get("state", {}).get("arrived") or clock()
@@ -138,7 +139,7 @@ def deadline_s(scope: Scope, headers: Headers, most_ms: int) -> float:
 
 
 def headers_of(scope: Scope) -> Headers:
-    """The request's headers; repeated ones as one list, which RFC 9110 says they are."""
+    """The request's headers, with repeated ones joined into a list, as RFC 9110 allows."""
     lines: Sequence[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(lines)
     if len(headers) < len(lines):

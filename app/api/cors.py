@@ -1,4 +1,4 @@
-"""Cross-origin headers: what pages of other sites may send here and read."""
+"""CORS: what pages from other origins may send and read."""
 
 from collections.abc import Collection, Iterable
 
@@ -21,7 +21,7 @@ PREFLIGHT_AGE_S = 600
 
 
 class CrossOrigin(CORSMiddleware):
-    """Lets pages of these origins call `app`."""
+    """Allows pages from these origins to call `app`."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str], *, credentials: bool) -> None:
         super().__init__(
@@ -36,7 +36,7 @@ class CrossOrigin(CORSMiddleware):
         self.preflight_headers.update(NOSNIFF)
 
     def headers_for(self, request: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Those of an answer that does not come from the app, to a request with these headers."""
+        """The CORS headers of a response that bypasses the app, given the request's headers."""
         headers = MutableHeaders()
         origin = Headers(raw=list(request)).get("origin")
         if origin is not None:

@@ -1,4 +1,4 @@
-"""Who may ask, and how often: before anything of a request is read but its headers."""
+"""Authentication and rate limiting, before a request's body is read."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,9 +12,9 @@ from app.observability.clients import network_of
 from app.observability.labels import PROBES
 
 OPEN = frozenset(("/livez", "/readyz"))
-"""The only paths that answer without a key."""
+"""The only paths that need no API key."""
 UNLIMITED = PROBES
-"""Paths that are never limited, for those who may ask for them."""
+"""Paths exempt from rate limits, for clients allowed to use them."""
 
 
 def guarded(
@@ -24,7 +24,7 @@ def guarded(
     render: Callable[[str, LaminaError], Response],
     count: Callable[[str], object],
 ) -> ASGIApp:
-    """The app behind keys and rates, or as it is where there are none."""
+    """Wrap the app in a `Guard`, unless neither keys nor a rate limit are configured."""
     rates = Rates(max_requests_per_minute) if max_requests_per_minute else None
     if not keys and not rates:
         return app
@@ -32,8 +32,9 @@ def guarded(
 
 
 class Guard:
-    """Lets a request pass to `app`, or answers what `render` makes of the error and its path;
-    `count` hears of each error's kind.
+    """Passes a request on to `app`, or responds with `render(path, error)`.
+
+    `count` is called with the code of each error.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Guard:
         return await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        """Raise Unauthorized or RateLimited; requests without a key count by address."""
+        """Raise Unauthorized or RateLimited; requests without a valid key count by network."""
         path, client = scope["path"], None
         if self._keys is not None:
             client = self._keys.client_of(scope["headers"])

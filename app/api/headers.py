@@ -1,4 +1,4 @@
-"""Headers that tell browsers what not to do with an answer."""
+"""Response headers that restrict what browsers may do."""
 
 from collections.abc import Iterable
 
@@ -6,12 +6,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 NO_STORE = NOSNIFF | {"Cache-Control": "no-store"}
-"""Of what holds for one request alone: computed answers, and problems."""
+"""For responses that must not be cached: computed answers and problems."""
 
 
 def page_headers(*sources: str) -> dict[str, str]:
-    """Of an HTML page: what it may load, whom it tells where a visitor came from, who may embed
-    it. `sources` are directives of the Content-Security-Policy beside the common ones.
+    """Security headers of an HTML page: what it may load, its referrer policy, who may embed it.
+
+    `sources` are Content-Security-Policy directives in addition to the common ones.
     """
     common = ("base-uri 'none'", "form-action 'none'", "frame-ancestors 'self'")
     policy = "; ".join((*sources, *common))
@@ -19,7 +20,7 @@ def page_headers(*sources: str) -> dict[str, str]:
 
 
 class WithHeaders:
-    """Adds NOSNIFF to every answer of `app` that has it not yet."""
+    """Adds NOSNIFF to every response of `app` that lacks it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,25 +1,25 @@
-"""API keys: who asks, told by `Authorization: Bearer KEY`."""
+"""API keys, sent as `Authorization: Bearer KEY`."""
 
 from collections.abc import Iterable
 from hashlib import sha256
 from hmac import compare_digest
 
 CLIENT_ID = "client_id"
-"""Where the guard puts the id of the key that came in `scope["state"]`, for the log."""
+"""The key of `scope["state"]` under which the guard stores the API key's ID, for the log."""
 SCHEME = b"bearer"
 
 
 class Keys:
-    """The keys in force, as digests: the keys themselves are not kept."""
+    """The valid API keys, stored only as digests."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         digests = (sha256(key.encode()).digest() for key in keys)
         self._known = tuple((digest, digest.hex()[:8]) for digest in digests)
 
     def client_of(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """The id of the key that came, 8 hexadecimal digits; None without one of ours.
+        """The ID of the request's API key, 8 hexadecimal digits, or None without a valid key.
 
-        Every key is compared, in constant time, so the time says nothing about them.
+        Every key is compared, in constant time, so that timing reveals nothing about the keys.
         """
         came = [value for name, value in headers if name == b"authorization"]
         if len(came) != 1:

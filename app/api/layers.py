@@ -1,4 +1,4 @@
-"""The routes of `/v1`: the catalogue, and each operation, of each layer or of the whole."""
+"""The routes of `/v1`: the catalog, and the operations of each layer and of the service."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from app.operations import (
 
 
 def card(spec: LayerSpec) -> dict[str, Any]:
-    """What the catalogue says of a layer."""
+    """A layer's entry in the catalog."""
     return {
         "name": spec.name,
         "family": spec.family,
@@ -50,7 +50,7 @@ def card(spec: LayerSpec) -> dict[str, Any]:
 
 
 class Endpoint:
-    """An ASGI app that answers one operation's requests."""
+    """An ASGI app that serves one operation."""
 
     def __init__(self, name: str, pipeline: Pipeline, reader: Reader, face: Face) -> None:
         self.name = name
@@ -63,7 +63,7 @@ class Endpoint:
 
 
 def endpoints(context: Context, pipeline: Pipeline) -> Mapping[str, Endpoint]:
-    """What answers each path of the lists: every operation of every layer, and of the service."""
+    """Endpoints by path: every operation of every layer, and of the service."""
     readers: list[tuple[Operation, str, Reader]] = [
         (operation, name, operation.reader(context, spec))
         for operation in LAYER_OPERATIONS
@@ -80,7 +80,7 @@ def endpoints(context: Context, pipeline: Pipeline) -> Mapping[str, Endpoint]:
 
 
 class _Through(Response):
-    """The answer that an ASGI app gives."""
+    """A response produced by an ASGI app."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -91,7 +91,7 @@ class _Through(Response):
 
 
 def build_router(layers: Mapping[str, LayerSpec], known: Mapping[str, Endpoint]) -> APIRouter:
-    """A route for everything in the lists."""
+    """Create the routes of the catalog and of all operations."""
     router = APIRouter()
     cards = {name: card(spec) for name, spec in layers.items()}
     catalogue = json.dumps({"layers": list(cards.values())}).encode()
@@ -128,8 +128,9 @@ def build_router(layers: Mapping[str, LayerSpec], known: Mapping[str, Endpoint])
 
 
 class FastPath:
-    """A short way to `known` past `app`, whose middleware and routing take as long as a small
-    layer, and to `v2`, which has its own errors; everything else goes to `app`.
+    """Dispatches directly to the endpoints in `known`, bypassing the middleware and routing of
+    `app`, which take as long as a small layer, and to `v2`, which has its own error format.
+    Everything else goes to `app`.
     """
 
     def __init__(self, app: ASGIApp, known: Mapping[str, ASGIApp], v2: ASGIApp) -> None:

@@ -67,7 +67,7 @@ GETS: dict[str, tuple[str, str, type[BaseModel]]] = {
 
 
 def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec]) -> dict[str, Any]:
-    """The whole document, from the descriptions in the routes."""
+    """Build the OpenAPI document from the descriptions in the routes."""
     models: list[type[BaseModel]] = [
         *(operation.answer for operation in (*LAYER_OPERATIONS, *SERVICE_OPERATIONS)),
         answers.Problem,
@@ -102,7 +102,7 @@ def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec])
 
 
 def _with_tensors(schema: Any) -> Any:
-    """The schema with references where tensors stand."""
+    """Replace tensors in the schema with references."""
     if isinstance(schema, dict):
         if (model := TENSOR_MODELS.get(str(schema.get("format")))) is not None:
             return {"$ref": REFERENCE.format(model=model)}
@@ -146,7 +146,7 @@ def _error(status: int) -> dict[str, Any]:
 
 
 def described_get(path: str, layers: Iterable[str] = ()) -> dict[str, Any]:
-    """What FastAPI is told of a GET route: its name in clients, summary, tags, answers."""
+    """FastAPI's arguments for a GET route: operation ID, summary, tags, responses."""
     operation, summary, model = GETS[path]
     errors = OPEN_ERRORS if path in OPEN else GET_ERRORS
     extra: dict[str, Any] = {
@@ -180,7 +180,7 @@ TIMING = {
 
 
 def described_posts(layers: Mapping[str, LayerSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The path of every operation, of every layer and of the service, and what FastAPI is told."""
+    """The path of every operation, of each layer and of the service, and FastAPI's arguments."""
     for spec in layers.values():
         for operation in LAYER_OPERATIONS:
             name = spec.name if operation is COMPUTE else f"{spec.name}_{operation.name}"

@@ -1,10 +1,10 @@
-"""Where each operation is asked for."""
+"""The URL path of each operation."""
 
 from app.operations import COMPUTE, Operation, ServiceOperation
 
 
 def path_of(operation: Operation, layer: str) -> str:
-    """The path of an operation, of this layer or of the service."""
+    """The path of an operation: of this layer, or of the service as a whole."""
     if isinstance(operation, ServiceOperation):
         return f"/v1/{operation.name}"
     path = f"/v1/layers/{layer}"

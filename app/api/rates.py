@@ -1,4 +1,4 @@
-"""How many requests a minute one client may send, counted in this process."""
+"""Rate limiting: requests per minute and client, counted per process."""
 
 import time
 from collections import OrderedDict
@@ -10,13 +10,13 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from app.errors import RateLimited
 
 MAX_COUNTERS = 1 << 17
-"""Most counters kept, two a client: about 30 MB. The oldest go first."""
+"""Maximum number of counters, two per client: about 30 MB. The oldest are evicted first."""
 
 
 class Rates:
-    """A sliding window of one minute, which takes two counters a client, whatever the limit.
+    """A sliding window of one minute, with two counters per client, whatever the limit.
 
-    A moving window would keep the time of each request.
+    A moving window would have to store the time of each request.
     """
 
     def __init__(self, per_minute: int, max_counters: int = MAX_COUNTERS) -> None:
@@ -24,10 +24,10 @@ class Rates:
         self._window = SlidingWindowCounterRateLimiter(_Counters(max_counters))
 
     def take(self, client: str) -> None:
-        """Count a request of the client.
+        """Count a request from the client.
 
         Raises:
-            RateLimited: it has sent too many within a minute; this one does not count.
+            RateLimited: the client has reached its limit; this request is not counted.
 
         """
         if not self._window.hit(self._limit, client):
@@ -37,18 +37,18 @@ class Rates:
 
 
 class _Counters(MemoryStorage):
-    """The library's counters, cleared as they are used: all of them live equally long, so the
-    oldest end first.
+    """The library's storage, with expired counters removed as new ones are added: all have the same
+    lifetime, so the oldest expire first.
 
-    The library looks through all of them in a thread of its own, up to a hundred times a second,
-    while the event loop waits; and it keeps as many as there are clients.
+    The library itself scans all counters in a background thread, up to a hundred times a second,
+    while the event loop waits, and does not limit their number.
     """
 
     STORAGE_SCHEME = ["lamina-memory"]  # noqa: RUF012
 
     def __init__(self, max_counters: int) -> None:
         super().__init__()
-        # A plain dict finds its first entry slowly once many before it were deleted.
+        # In a plain dict, finding the first entry is slow after many deletions.
         self.expirations = OrderedDict[str, float]()
         self._max = max_counters
 

@@ -1,17 +1,17 @@
-"""Whether this process should get requests."""
+"""Whether this process should receive requests."""
 
 from collections.abc import Callable
 
 from app.errors import DeviceLost, Draining, LaminaError, Overloaded
 
 STUCK_S = 5.0
-"""A queue that has been full for so long without moving holds requests that nobody will serve."""
+"""How long a queue may be full without progress before the process is considered stuck."""
 
 
 class Readiness:
-    """Ready, until the process drains, its device fails, or a queue is stuck full.
+    """Tracks readiness, which ends when the process drains, its device fails, or a queue is stuck.
 
-    `stuck_s` tells for how long a queue has been full without serving anybody.
+    `stuck_s` returns how long a queue has been full without serving a request.
     """
 
     def __init__(self, stuck_s: Callable[[], float]) -> None:
@@ -20,15 +20,15 @@ class Readiness:
         self.device_lost = False
 
     def drain(self) -> None:
-        """The process is about to end: send it no more requests."""
+        """Mark the process as shutting down."""
         self._draining = True
 
     def note(self, error: Exception) -> None:
-        """A failed device does not come back: the process must be replaced."""
+        """Note an error; after DeviceLost, the process stays unready and must be replaced."""
         self.device_lost = self.device_lost or isinstance(error, DeviceLost)
 
     def obstacle(self) -> LaminaError | None:
-        """What speaks against sending requests here."""
+        """The reason why the process is not ready, or None."""
         if self._draining:
             return Draining("this process is shutting down")
         if self.device_lost:

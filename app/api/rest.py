@@ -1,4 +1,4 @@
-"""The service's own face, `/v1`: a JSON or safetensors body in, either out."""
+"""The service's own protocol, `/v1`: JSON or safetensors, for requests and for answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from app.operations import Fields, Operation, Reader, ServiceOperation, Task
 
 ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
 MANY_INLINE_BYTES = 4096
-"""Bodies of many small requests take longer to read than their length tells."""
+"""Lower, because a body of many small requests takes longer to decode than its size suggests."""
 TYPES = {media: (b"content-type", media.encode()) for media in CODECS}
 
 
 @dataclass(slots=True)
 class RestWire:
-    """One request: its reader's tensors, the codecs of its body and of its answer, and limits."""
+    """The wire format of one request: the codecs of its body and of its answer, and its limits."""
 
     tensors: Mapping[str, object]
     codec: ModuleType
@@ -48,7 +48,7 @@ class RestWire:
         return fields
 
     def check(self, task: Task) -> None:
-        """Every answer has a form in both codecs."""
+        """Nothing to refuse: both codecs can express every answer."""
 
     def answer_bytes(self, task: Task) -> int:
         need: int = self.writer.answer_bytes(task.estimate.numbers, task.dtype)
@@ -62,7 +62,7 @@ class RestWire:
 
 
 class Rest:
-    """The face of one operation's reader."""
+    """The `/v1` protocol for one operation."""
 
     def __init__(self, operation: Operation, reader: Reader, limits: Limits) -> None:
         self._tensors = reader.tensors
@@ -82,7 +82,7 @@ class Rest:
         return ENCODINGS.get(headers.get(b"content-type", b""), "other")
 
     def wire(self, headers: Headers) -> Wire:
-        """The form that `Content-Type` and `Accept` ask for."""
+        """The wire format that `Content-Type` and `Accept` select."""
         sent, wanted = media_type(headers, self._taken), accepted(headers, self._taken)
         return RestWire(
             self._tensors,

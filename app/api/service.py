@@ -1,4 +1,4 @@
-"""Routes about the service itself: health, information, the interactive reference."""
+"""Routes for the service itself: health, metrics, information, interactive API docs."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ DOCS_PAGE = page_headers(
 
 
 class _Assets(StaticFiles):
-    """Files, always whole: starlette answers a wrong `Range` in plain text."""
+    """Static files without range requests: Starlette rejects an invalid `Range` in plain text."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [header for header in scope["headers"] if header[0] != b"range"]
@@ -38,7 +38,7 @@ class _Assets(StaticFiles):
 
 
 def build_router(info: dict[str, Any], metrics: Metrics, readiness: Readiness) -> APIRouter:
-    """Health, metrics and information; `info` is what `/v1/info` answers."""
+    """Routes for health, metrics and information; `info` is the response of `/v1/info`."""
     router = APIRouter()
 
     @router.get("/livez", name="livez", **described_get("/livez"))
@@ -64,7 +64,7 @@ def build_router(info: dict[str, Any], metrics: Metrics, readiness: Readiness) -
 
 
 def build_docs(document: Callable[[], dict[str, Any]]) -> APIRouter:
-    """The interactive reference, from this process's own files."""
+    """Routes for the interactive API docs, served from local files."""
     router = APIRouter(include_in_schema=False)
     text = json.dumps(document()).encode()
     page = (STATIC / "docs.html").read_bytes()

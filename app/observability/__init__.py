@@ -1,1 +1,1 @@
-"""What the service tells of itself: metrics, logs, traces, and the labels they use."""
+"""Observability: metrics, logs and traces, and the labels they use."""

@@ -1,7 +1,7 @@
-"""One line a request, when it is over: who, what, how it ended, how long each phase took.
+"""The access log: one line per request, with client, route, status and the time of each phase.
 
-A request only leaves a note; the lines are made of the notes a few ms later, many at once: that
-takes half the time, and hardly any of it amid a request.
+A finished request only records a note; the lines are written in batches a few milliseconds later,
+which takes half the time, and hardly any of it during requests.
 """
 
 import asyncio
@@ -19,28 +19,28 @@ from app.observability.logs import trace_id
 from app.observability.tracing import SCOPE_KEY
 
 CLIENT_LEFT = 499
-"""The status of a request whose client left before the answer; it stands in logs only."""
+"""The status logged, but never sent, for a client that disconnected before the response."""
 FLUSH_S = 0.01
 
 
 class Note(NamedTuple):
-    """What is kept of a request until its line is written."""
+    """What is known about a finished request until its line is written."""
 
     scope: Scope
     start: Message | None
-    """The message with the answer's status and headers."""
+    """The `http.response.start` message, with status and headers."""
     broken: bool
-    """Whether the app failed after it, or without it."""
+    """Whether the app raised, before or after the response had started."""
     sent_bytes: int
     took_s: float
     ended_s: float
-    """Since 1970."""
+    """As a Unix timestamp."""
     request_id: str | None
     trace_id: str | None
 
 
 class AccessLog:
-    """Notes what passes between server and app; at the shutdown nothing is left unwritten."""
+    """Middleware that logs every request but probes; pending lines are written on shutdown."""
 
     def __init__(self, app: ASGIApp, labels: Labels, logger: FilteringBoundLogger) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Where a request comes from, by the connection or by a trusted proxy's word."""
+"""The client of a request, from the connection or from a trusted proxy."""
 
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -10,26 +10,26 @@ MAX_HOST = 64
 
 
 def address_of(scope: Scope) -> str:
-    """The client's address; a proxy may pass on anything, and what is none is UNKNOWN."""
+    """The client's IP address, or UNKNOWN if a proxy passed on something else."""
     return _parsed(_host(scope))[0]
 
 
 def network_of(scope: Scope) -> str:
-    """Whose requests count together: an IPv4 address, or an IPv6 network of 64 bits, since one
-    household has a whole one.
+    """The unit of rate limiting: an IPv4 address, or a /64 IPv6 network, since a single household
+    usually has one to itself.
     """
     return _parsed(_host(scope))[1]
 
 
 def _host(scope: Scope) -> str:
-    """The connection's host without an IPv6 zone, which may be any text."""
+    """The client's host without the IPv6 zone, which may be arbitrary text."""
     host: str = scope["client"][0] if scope.get("client") else ""
     return host.partition("%")[0] if len(host) <= MAX_HOST else ""
 
 
 @lru_cache(4096)
 def _parsed(host: str) -> tuple[str, str]:
-    """Address and network."""
+    """The address and its network."""
     try:
         address = ip_address(host)
     except ValueError:

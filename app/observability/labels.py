@@ -1,4 +1,4 @@
-"""What logs and traces may say of a request: words of closed sets, never its own."""
+"""Labels for requests in logs and traces: from closed sets, never text from the client."""
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
@@ -11,8 +11,7 @@ METHODS = frozenset(
 )
 UNMATCHED = "unmatched"
 PROBES = frozenset(("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
-"""Paths that machines ask every few seconds: of these, logs and traces say nothing, and
-rates do not count them."""
+"""Paths that monitoring polls every few seconds: not logged, not traced, not rate-limited."""
 PHASES = {
     b"queue": "queue_ms",
     b"decode": "decode_ms",
@@ -22,9 +21,9 @@ PHASES = {
 
 
 class Labels:
-    """Tells the route's template of a path, and the layer that it names.
+    """Maps a path to its route's template and to the layer that it names.
 
-    A dictionary holds the paths of every layer; what is not in it is searched among the routes.
+    The paths of all layers are looked up in a dictionary; others are matched against the routes.
     """
 
     def __init__(self, routes: Sequence[BaseRoute], layers: Collection[str]) -> None:
@@ -39,7 +38,7 @@ class Labels:
                     self._known[path] = (template, None if path == template else layer)
 
     def find(self, path: str) -> tuple[str, str | None]:
-        """The template, or `unmatched`; the layer, where there is such a layer."""
+        """The route's template, or `unmatched`, and the layer, or None if it does not exist."""
         return self._known.get(path) or self._searched(path)
 
     def _searched(self, path: str) -> tuple[str, str | None]:
@@ -52,13 +51,13 @@ class Labels:
 
 
 def method(name: str) -> str:
-    """The method, or `other`."""
+    """The HTTP method, or `other`."""
     return name if name in METHODS else "other"
 
 
 @lru_cache(maxsize=1024)
 def phases(server_timing: bytes) -> dict[str, float]:
-    """How long each phase took, ms, from the answer's `Server-Timing`."""
+    """How long each phase took, in ms, from the response's `Server-Timing` header."""
     spent = {}
     for entry in server_timing.split(b", "):
         name, _, took_ms = entry.partition(b";dur=")

@@ -1,4 +1,4 @@
-"""stderr for the log, where no request ever waits for who reads it."""
+"""Non-blocking log output to stderr: a slow reader never delays requests."""
 
 import os
 import select
@@ -11,13 +11,13 @@ import orjson
 
 MAX_KEPT_BYTES = 1 << 20
 LAST_S = 1.0
-"""For how long the end of the process waits for the reader."""
+"""How long the process waits for the reader when it exits."""
 
 
 class LogStream:
-    """Writes lines that a pipe or file takes at once, and keeps others until it does.
+    """Writes lines as long as that does not block, and buffers the rest.
 
-    What is more than may be kept is dropped, and told in a line of its own.
+    Lines that do not fit in the buffer are dropped, and a line of its own reports how many.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -29,7 +29,7 @@ class LogStream:
         self._lock = threading.Lock()
 
     def write(self, text: str | bytes) -> None:
-        """Write or keep whole lines."""
+        """Write or buffer whole lines."""
         lines = text.encode() if isinstance(text, str) else text
         with self._lock:
             if self._kept_bytes + len(lines) > MAX_KEPT_BYTES:
@@ -39,12 +39,12 @@ class LogStream:
             self._send()
 
     def flush(self) -> None:
-        """Write what was kept, as far as it is taken at once."""
+        """Write buffered lines, as far as possible without blocking."""
         with self._lock:
             self._send()
 
     def drain(self) -> None:
-        """Write what was kept; waits for the reader, but not for long."""
+        """Write buffered lines, waiting up to `LAST_S` for the reader."""
         with self._lock:
             self._send(time.monotonic() + LAST_S)
 
@@ -56,10 +56,10 @@ class LogStream:
         while self._kept and self._writable.poll(max(0.0, until_s - time.monotonic()) * 1e3):
             lines = self._kept.popleft()
             self._kept_bytes -= len(lines)
-            # A pipe that can be written takes so much at once, and workers do not mix theirs.
+            # A writable pipe takes this much without blocking, and atomically among workers.
             try:
                 sent = os.write(self._descriptor, lines[: select.PIPE_BUF])
-            except OSError:  # nobody will ever read it
+            except OSError:  # the reader is gone for good
                 continue
             if rest := lines[sent:]:
                 self._kept.appendleft(rest)

@@ -1,4 +1,4 @@
-"""Logs: one line of JSON an event, whoever writes it, and nothing of a request's input."""
+"""Logging: one line of JSON per event, from any library, without any request input."""
 
 import logging
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ MAX_CAUSES = 4
 
 
 def request_logger(level: str) -> FilteringBoundLogger:
-    """The logger of the request lines, which bring their `time`: straight to stderr, past the
-    standard library's loggers.
+    """The logger for access-log lines, which supply their own `time`; it writes directly to stderr,
+    bypassing the standard library's loggers.
     """
     logger: FilteringBoundLogger = structlog.wrap_logger(
         structlog.BytesLogger(STREAM),  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def request_logger(level: str) -> FilteringBoundLogger:
 
 
 def config(level: str) -> dict[str, Any]:
-    """The standard library's loggers in the same form, as `logging.config.dictConfig` reads it."""
+    """A `logging.config.dictConfig` that gives the standard library's loggers the same format."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -53,14 +53,14 @@ def config(level: str) -> dict[str, Any]:
         "root": {"handlers": ["stderr"], "level": level.upper()},
         "loggers": {
             "uvicorn.error": {"filters": ["upgrades"]},
-            # It warns of every request whose id is replaced.
+            # It warns about every request whose ID is replaced.
             "asgi_correlation_id": {"level": "ERROR"},
         },
     }
 
 
 class Handler(logging.StreamHandler[LogStream]):
-    """Writes to the log's stream, and all that is left when logging ends."""
+    """Writes to the log stream, and drains it when logging shuts down."""
 
     def __init__(self) -> None:
         super().__init__(STREAM)
@@ -71,14 +71,14 @@ class Handler(logging.StreamHandler[LogStream]):
 
 
 class WithoutUpgrades(logging.Filter):
-    """Drops uvicorn's two warnings of each request that asks for a WebSocket: it has its line."""
+    """Drops uvicorn's warnings about WebSocket requests, which the access log already covers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith(("Unsupported upgrade", "No supported WebSocket"))
 
 
 class JSONFormatter(ProcessorFormatter):
-    """Prints what comes through `logging`: tracebacks as a field, line breaks escaped."""
+    """Formats `logging` records as JSON, with tracebacks as a field and line breaks escaped."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -98,7 +98,7 @@ class JSONFormatter(ProcessorFormatter):
 
 
 def trace_id() -> str | None:
-    """The current trace's id, 32 hexadecimal digits."""
+    """The current trace ID, 32 hexadecimal digits, or None without a trace."""
     context = trace.get_current_span().get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
@@ -108,7 +108,7 @@ def _ordered(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
 
 
 def _without_values(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    # Below the first line asyncio prints objects, whose texts may hold anything.
+    # After the first line, asyncio logs the repr of objects, which may contain anything.
     if event["logger"] == "asyncio":
         event["event"] = event["event"].partition("\n")[0]
     event.pop("stack_info", None)
@@ -122,7 +122,7 @@ def _traced(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
 
 
 def _told(exc_info: ExcInfo) -> list[dict[str, Any]]:
-    """The exception, then what caused it: types and places, no messages, which may hold input."""
+    """The exception and its causes: types and frames, but no messages, which may contain input."""
     return [
         {"type": f"{type(error).__module__}.{type(error).__qualname__}", "frames": _frames(error)}
         for error in _chain(exc_info[1])
@@ -139,7 +139,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _frames(error: BaseException) -> list[str]:
-    """`file:line function`, the innermost last."""
+    """`file:line function` per frame, innermost last."""
     return [
         f"{_short(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}"
         for frame, line in walk_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""What requests took: Prometheus histograms by layer, encoding and status class, never by shape."""
+"""Prometheus metrics: histograms by layer, encoding and status class, never by shape."""
 
 import asyncio
 import os
@@ -20,14 +20,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.samples import Sample
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
-"""Names the folder through which workers add up; `lamina serve --workers` makes one."""
+"""Names the directory that aggregates workers' metrics; `lamina serve --workers` creates one."""
 BUCKETS_S = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3, 10, 30)
 FLUSH_S = 0.05
 PHASES = ("queue", "decode", "compute", "encode")
 
 
 class PhaseTimings(NamedTuple):
-    """Where the time of one request went, ms."""
+    """The time that one request spent in each phase, in ms."""
 
     queue: float
     decode: float
@@ -35,7 +35,7 @@ class PhaseTimings(NamedTuple):
     encode: float
 
     def header(self) -> tuple[bytes, bytes]:
-        """As `Server-Timing`."""
+        """The `Server-Timing` header."""
         return b"server-timing", (
             f"queue;dur={self.queue:.3f}, decode;dur={self.decode:.3f}, "
             f"compute;dur={self.compute:.3f}, encode;dur={self.encode:.3f}"
@@ -43,7 +43,7 @@ class PhaseTimings(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """How often something happened, and how long it took in all."""
+    """A number of events and their total duration."""
 
     number: int = 0
     seconds: float = 0.0
@@ -59,10 +59,10 @@ GAUGES = {
 
 
 class Metrics:
-    """Counts requests; with workers, all of them together.
+    """Records requests, across all workers.
 
-    Requests are noted in a list, which costs nothing, and put into histograms a little later;
-    `loads` then tells the values of the gauges.
+    Requests are appended to a list, which costs next to nothing, and added to the histograms a
+    little later, when `loads` also provides the values of the gauges.
     """
 
     def __init__(self, loads: Callable[[], Mapping[str, int]]) -> None:
@@ -107,7 +107,7 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="max",
         )
-        if MULTIPROCESS not in os.environ:  # one of several processes would show its own alone
+        if MULTIPROCESS not in os.environ:  # with several workers, only one would be reported
             ProcessCollector(registry=self._registry)
             PlatformCollector(registry=self._registry)
         self._children: dict[tuple[object, ...], Histogram] = {}
@@ -115,32 +115,32 @@ class Metrics:
         self._flushing = False
 
     def begun(self) -> None:
-        """Note that a request has come: the gauges tell of it soon, wherever they are asked for."""
+        """Record that a request has arrived; every worker's `/metrics` soon reflects it."""
         self._flush_soon()
 
     def answered(self, layer: str, encoding: str, spent: PhaseTimings) -> None:
-        """Note a request that was answered."""
+        """Record a successful request."""
         self._note(layer, encoding, 200, spent)
 
     def refused(self, layer: str, encoding: str, status: int, took_ms: float) -> None:
-        """Note a request that ended in an error."""
+        """Record a request that ended in an error."""
         self._note(layer, encoding, status, took_ms)
 
     def shed(self, reason: str) -> None:
-        """Note that a request was given up, by the service or by its client."""
+        """Count a request that was abandoned by the service or by its client."""
         self._shed.labels(reason).inc()
         self._flush_soon()
 
     def denied(self, reason: str) -> None:
-        """Note that a request was not let in."""
+        """Count a request that was denied access."""
         self._denied.labels(reason).inc()
 
     def text(self) -> bytes:
-        """Everything, for Prometheus."""
+        """All metrics, in the Prometheus text format."""
         return generate_latest(self._all())
 
     def totals(self, encoding: str) -> dict[str, dict[str, Totals]]:
-        """By layer and phase, and by layer and status class, what came in one encoding."""
+        """Totals for one encoding, by layer, and then by phase and by status class."""
         found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         for sample in self._samples():
             labels = sample.labels
@@ -153,7 +153,7 @@ class Metrics:
         }
 
     def last_answers(self, encoding: str) -> dict[str, float]:
-        """When each layer last answered in an encoding, seconds since 1970."""
+        """When each layer last answered in an encoding, as Unix timestamps."""
         return {
             sample.labels["layer"]: sample.value
             for sample in self._samples()
@@ -171,13 +171,13 @@ class Metrics:
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush_again)
 
     def _flush_again(self) -> None:
-        """Flush, and go on while there are requests: the gauges must tell when they are gone."""
+        """Flush, and repeat while requests are in flight, so that gauges return to zero."""
         self._flushing = False
         if self.flush()["in_flight_requests"]:
             self._flush_soon()
 
     def flush(self) -> Mapping[str, int]:
-        """Put what was noted into the histograms, and set the gauges, which it returns."""
+        """Add recorded requests to the histograms, and set the gauges; return their values."""
         noted, self._noted = self._noted, []
         answered = set()
         for layer, encoding, status, spent in noted:
@@ -196,7 +196,7 @@ class Metrics:
         return loads
 
     def _child(self, histogram: Histogram, *labels: str) -> Histogram:
-        """The histogram of these labels; looking it up costs more than its use."""
+        """The histogram with these labels, cached because lookup costs more than use."""
         key = (histogram, *labels)
         if key not in self._children:
             self._children[key] = histogram.labels(*labels)

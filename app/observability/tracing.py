@@ -1,6 +1,6 @@
-"""Spans and metrics for OpenTelemetry: FastAPI's own, around all that is served.
+"""OpenTelemetry spans and metrics: FastAPI's own, for every path of the service.
 
-Without a provider of tracers or meters this costs a microsecond.
+Without a tracer or meter provider, the overhead is about a microsecond per request.
 """
 
 import time
@@ -17,17 +17,17 @@ from app import __version__
 from app.observability.labels import PROBES, UNMATCHED, Labels, method, phases
 
 SCOPE_KEY = "fastapi.telemetry"
-"""Where FastAPI keeps what it knows of a request that it traces."""
+"""The scope key under which FastAPI stores the state of a traced request."""
 ORDER = ("decode_ms", "queue_ms", "compute_ms", "encode_ms")
-"""The phases as they follow one another, but for waits for memory, which come first."""
+"""The phases in the order they run, except that waits for memory come first."""
 
 UNTRACED: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
-"""For the app within, which would trace what FastAPI routes a second time."""
+"""For the inner app, which would otherwise trace requests that FastAPI routes twice."""
 
 
 class Telemetry(FastAPI):
-    """FastAPI's telemetry for an app whose requests FastAPI does not route; it adds the route, the
-    layer, and a span a phase. Exception messages and validation errors are not recorded.
+    """FastAPI's telemetry for an app that FastAPI does not route, with the route, the layer and a
+    span per phase. Exception messages and validation errors are not recorded.
     """
 
     def __init__(self, app: ASGIApp, labels: Labels) -> None:
@@ -45,7 +45,7 @@ class Telemetry(FastAPI):
 
     @cached_property
     def _configured(self) -> bool:
-        """Whether there is a provider; asked once, at the first request, since it takes 5 us."""
+        """Whether a provider is configured; checked only on the first request: it takes 5 us."""
         return self._native_telemetry.enabled()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +55,7 @@ class Telemetry(FastAPI):
             await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """In place of FastAPI's middleware and routes: the app."""
+        """Use the wrapped app in place of FastAPI's middleware and routes."""
         return self._labelled
 
     async def _labelled(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +81,7 @@ class Telemetry(FastAPI):
         await self._traced(scope, receive, watch)
 
     def _draw(self, message: Message) -> None:
-        """A span for each phase, counted back from the answer's start."""
+        """Create a span for each phase, timed backward from the start of the response."""
         timing = dict(message.get("headers", ())).get(b"server-timing", b"")
         spent = phases(timing)
         begun = time.time_ns() - int(sum(spent.values()) * 1e6)

@@ -1,1 +1,1 @@
-"""The uvicorn side: the command line, workers, the end of the process."""
+"""Everything around uvicorn: the command line, worker processes, graceful shutdown."""

@@ -1,6 +1,6 @@
 """`lamina serve`: the command behind `make run`.
 
-It imports little at first, so that a signal meets its handler as soon as Python has started.
+Heavy imports come late, so that signal handlers are installed as soon as Python has started.
 """
 
 import argparse
@@ -10,9 +10,9 @@ from app.server.signals import exit_on_signal
 
 
 def main(arguments: list[str] | None = None, app: str = "app.server.worker:build") -> int:
-    """Parse the command line and serve; a setting that makes no sense ends it with one line.
+    """Parse the command line and serve; an invalid setting exits with a one-line message.
 
-    `app` is the path of what builds the app, in each serving process.
+    `app` is the import path of the factory that builds the app in each serving process.
     """
     exit_on_signal()
     parser = argparse.ArgumentParser(prog="lamina", description="Neural-network layers over HTTP")
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None, app: str = "app.server.worker:build
     command.add_argument("--workers", type=int, help="number of processes (LAMINA_WORKERS)")
     flags = vars(parser.parse_args(arguments))
     flags.pop("command")
-    from app.server.launch import launch  # half a second of imports
+    from app.server.launch import launch  # takes half a second to import
 
     return launch(flags, app)
 

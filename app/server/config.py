@@ -1,4 +1,4 @@
-"""uvicorn's configuration, made from the settings."""
+"""uvicorn's configuration, derived from the settings."""
 
 import logging
 import math
@@ -14,13 +14,13 @@ from app.settings import Settings, SettingsError
 logger = logging.getLogger("uvicorn.error")
 
 HEALTH_CHECK_S = 60
-"""Longest silence of a worker: a call into torch may hold the interpreter for seconds."""
+"""How long a worker may stay silent: a call into torch can hold the GIL for seconds."""
 
 
 class ServingConfig(uvicorn.Config):
-    """Carries the settings along, for the app too; it is pickled on its way to the workers.
+    """uvicorn's configuration together with the settings, pickled to be sent to workers.
 
-    Names what is heavy by its path, so that the parent of workers does not import it.
+    Heavy modules are named by import path, so that the parent process does not load them.
     """
 
     def __init__(self, settings: Settings, app: str) -> None:
@@ -46,14 +46,14 @@ class ServingConfig(uvicorn.Config):
         )
 
     def load_app(self) -> Any:
-        """What builds the app, with its settings."""
+        """The app factory, bound to the settings."""
         return partial(super().load_app(), self.settings)
 
     def bind_socket(self) -> socket.socket:
-        """A socket for the listener; it does not listen yet.
+        """Bind a socket to the configured address, without listening yet.
 
         Raises:
-            SettingsError: there is no such address here, or the port is another's.
+            SettingsError: the address is not available on this host, or the port is in use.
 
         """
         try:
@@ -71,7 +71,7 @@ class ServingConfig(uvicorn.Config):
         return listener
 
     def tell_where(self, listener: socket.socket) -> None:
-        """Log where the service listens, the port that it got included."""
+        """Log the address that the service listens on, with the port actually bound."""
         place = self._place(listener.getsockname()[1])
         logger.info("Uvicorn running on http://%s (Press CTRL+C to quit)", place)
 
@@ -81,7 +81,7 @@ class ServingConfig(uvicorn.Config):
 
 
 def _resolved(host: str, port: int) -> tuple[int, tuple[object, ...]]:
-    """Family and address of a host, of IPv4 where it has both."""
+    """Resolve a host to its address family and address, preferring IPv4."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     return family, address

@@ -1,4 +1,4 @@
-"""What the head of a request may hold, beyond what the parser checks."""
+"""Checks on the head of a request, in addition to the parser's."""
 
 from app.errors import HeadersTooLarge, MalformedHttp
 
@@ -6,10 +6,10 @@ Fields = list[tuple[bytes, bytes]]
 
 
 def check_size(url: bytes, headers: Fields, most_bytes: int) -> None:
-    """Bound the path and the header lines together.
+    """Limit the total size of the URL and the header lines.
 
     Raises:
-        HeadersTooLarge: they are longer.
+        HeadersTooLarge: they exceed `most_bytes`.
 
     """
     size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
@@ -18,11 +18,11 @@ def check_size(url: bytes, headers: Fields, most_bytes: int) -> None:
 
 
 def check_fields(version: str, headers: Fields, most_fields: int) -> None:
-    """Refuse what a proxy in front of us might read in another way.
+    """Reject what a proxy in front of the service might interpret differently.
 
     Raises:
-        HeadersTooLarge: there are more than `most_fields`.
-        MalformedHttp: the version, a name, `Host` or `Transfer-Encoding`.
+        HeadersTooLarge: there are more than `most_fields` headers.
+        MalformedHttp: the version, a header name, `Host` or `Transfer-Encoding` is not allowed.
 
     """
     names = [name for name, _ in headers]
@@ -41,7 +41,7 @@ def check_fields(version: str, headers: Fields, most_fields: int) -> None:
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Fields) -> bytes:
-    """The bytes of a head, less its wish for another protocol."""
+    """Serialize the head of a request without its protocol upgrade."""
     head = [method, b" ", url, b" HTTP/", version.encode(), b"\r\n"]
     for name, value in headers:
         if name == b"connection":

@@ -1,6 +1,6 @@
-"""The container's health check: `GET /livez` on this machine. Imports nothing heavy.
+"""The container's health check: `GET /livez` on localhost. Imports nothing heavy.
 
-The port is `LAMINA_PORT`'s: a process of its own does not see `lamina serve --port`.
+The port comes from `LAMINA_PORT`: a separate process cannot see `lamina serve --port`.
 """
 
 import http.client
@@ -9,7 +9,7 @@ import sys
 
 
 def main() -> int:
-    """0 when the service lives, else 1."""
+    """Return 0 if the service is alive, else 1."""
     port = int(os.environ.get("LAMINA_PORT", "8000"))
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)

@@ -1,4 +1,4 @@
-"""From the flags of the command line to a service that runs."""
+"""Starts the service from command-line flags and the environment."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from app.settings import PREFIX, Settings, SettingsError, load_settings
 
 
 def launch(flags: Mapping[str, object], app: str) -> int:
-    """Serve with the settings of the environment and these flags; the exit code."""
+    """Serve with settings from the environment and these flags; return the exit code."""
     try:
         settings = load_settings(**flags)
         _check_device(settings.device)
@@ -31,23 +31,23 @@ def _refuse(error: ValueError) -> int:
 
 
 def serve(settings: Settings, app: str) -> int:
-    """Serve until a signal; the exit code, which `serving` and `supervisor` explain.
+    """Serve until a signal; return the exit code, documented in `serving` and `supervisor`.
 
     Raises:
-        SettingsError: nobody can listen there.
+        SettingsError: the configured address cannot be bound.
 
     """
-    # Read when torch is loaded. Its threads would wait for one another by turning in circles, on
-    # the cores that the event loop needs: where these are busy, for most of a request's time.
+    # Read when torch is loaded. By default, its threads spin while they wait for one another, on
+    # cores that the event loop needs: on a busy machine, for most of a request's time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = ServingConfig(settings, app)
     listener = config.bind_socket()
     if settings.workers > 1:
         config.tell_where(listener)
         supervisor = Supervisor(config, [listener])
-        with _shared_metrics():  # removed in the end: from here on, signals only ask for it
+        with _shared_metrics():  # cleaned up on exit: signals now only request shutdown
             return supervisor.run()
-    from app.server.serving import Server  # the parent of workers does without
+    from app.server.serving import Server  # not needed in the parent of workers
 
     prepare(settings.max_connections)
     Server(config).run([listener])
@@ -56,7 +56,7 @@ def serve(settings: Settings, app: str) -> int:
 
 @contextmanager
 def _shared_metrics() -> Iterator[None]:
-    """A folder in which the workers' metrics add up, as prometheus_client asks for."""
+    """The directory that prometheus_client needs to aggregate the workers' metrics."""
     with TemporaryDirectory(prefix="lamina-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         yield

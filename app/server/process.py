@@ -1,4 +1,4 @@
-"""What each serving process asks of the operating system, and how it leaves."""
+"""Operating-system setup of each serving process, and its exit."""
 
 import atexit
 import ctypes
@@ -13,12 +13,12 @@ from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
 SPARE_FILES = 512
-"""Descriptors beside those of connections: libraries, logs, metrics, connections too many."""
+"""File descriptors besides `max_connections`: libraries, logs, metrics, excess connections."""
 
 
 def prepare(max_connections: int) -> None:
-    """Say where a crash was, leave no core, have descriptors for every connection, and end with
-    the parent of workers.
+    """Set up crash tracebacks, disable core dumps, raise the file limit to fit every connection,
+    and, in a worker, shut down with the parent.
     """
     faulthandler.enable()
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -36,7 +36,7 @@ def _raise_files(wanted: int) -> None:
 
 
 def _end_with(parent: int | None) -> None:
-    """Finish what runs when the parent is gone: Linux sends the signal, even after kill -9."""
+    """Drain when the parent dies: on Linux, the kernel sends SIGINT, even after `kill -9`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
         if os.getppid() != parent:
@@ -44,10 +44,10 @@ def _end_with(parent: int | None) -> None:
 
 
 def leave() -> NoReturn:
-    """Exit with 0 once all is done.
+    """Exit with 0, skipping the interpreter's finalization.
 
-    Python would wait for threads that compute what nobody waits for, and take torch apart for
-    more than a second.
+    Finalization would wait for threads whose results are no longer needed, and spend more than a
+    second tearing down torch.
     """
     atexit._run_exitfuncs()
     logging.shutdown()

@@ -1,7 +1,7 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol with deadlines, bounds and answers in our form.
+"""HTTP/1.1 on one connection: uvicorn's protocol with deadlines, limits and problem details.
 
-Nothing is timed per request: `check_deadlines`, called now and then for every connection, looks at
-the times that were noted as bytes came in.
+There are no timers per request: `check_deadlines` is called periodically for every connection, and
+checks the times recorded as bytes arrived.
 """
 
 import asyncio
@@ -31,25 +31,25 @@ from app.server.writing import Stall, Writer
 LINGER_S = 2.0
 LINGER_BYTES = 64 << 20
 SPARE_CONNECTIONS = 256
-"""How many above the limit may ask for health and metrics; those beyond are dropped."""
+"""Connections above the limit that may request health and metrics; any more are dropped."""
 SPARE_HEADER_S = 1.0
 SPARED = frozenset((b"/livez", b"/readyz", b"/metrics"))
-"""Paths that are answered above the limit: a full process must not be taken for a dead one."""
+"""Paths served even above the limit, so that a full process is not mistaken for a dead one."""
 CROWDED = 0.75
-"""The share of `max_connections` from which on idle connections stay open for a second only."""
+"""The share of `max_connections` above which idle connections are closed after a second."""
 CROWDED_IDLE_S = 1.0
 NEWCOMER_S = 0.5
 MAX_PIPELINED = 16
 MAX_SMALL_CHUNKS = 1 << 16
 SMALL_CHUNK_BYTES = 16
 MAX_FRAMING_BYTES = 64 << 10
-"""Most bytes of chunk sizes, extensions and trailers, beside 16 times the body's own."""
+"""Limit on chunk sizes, extensions and trailers, on top of 16 times the bytes of the body."""
 PROBE_S = 0.5
 """How long a request runs after a half-close before the client is probed."""
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""Skipped by a client that still reads (RFC 9110, 15.2); answered with a reset by one that left."""
+"""Ignored by a client that still reads (RFC 9110, 15.2); one that has left answers with a reset."""
 
-# What the next byte of the client belongs to.
+# The part of a request that the next byte belongs to.
 HEAD, BODY, NEXT = range(3)
 
 
@@ -83,7 +83,7 @@ class Protocol(HttpToolsProtocol):
         self._upgrading = self._deaf = self._spare = self._half_closed = False
         self._running: RequestResponseCycle | None = None
 
-    # What comes in
+    # Reading
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -134,9 +134,9 @@ class Protocol(HttpToolsProtocol):
                 return
 
     def _without_upgrade(self) -> bytes:
-        """The request's head without its wish for another protocol, and a new parser for it.
+        """Serialize the request's head without the protocol upgrade, and start a new parser for it.
 
-        The old one takes all that follows for the other protocol, the body as well.
+        The old parser takes everything that follows, the body included, for the other protocol.
         """
         version, method = self.parser.get_http_version(), self.parser.get_method()
         self._upgrading = False
@@ -147,7 +147,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"]["arrived"] = self._heard_at
-        if self._phase == NEXT:  # behind another one in the same piece
+        if self._phase == NEXT:  # pipelined behind another request in the same read
             self._begin_head(0)
 
     def _begin_head(self, size: int) -> None:
@@ -168,7 +168,7 @@ class Protocol(HttpToolsProtocol):
         self._answered_at = 0.0
         self.cycle.transport = self._writer  # type: ignore[assignment]
         self.cycle.keep_alive &= not self._spare
-        self.headers = []  # fields behind the body stay out of the scope
+        self.headers = []  # keep trailers out of the scope
 
     def on_body(self, body: bytes) -> None:
         self._chunks += 1
@@ -190,16 +190,16 @@ class Protocol(HttpToolsProtocol):
             raise MalformedHttp(f"more than {MAX_PIPELINED} pipelined requests on one connection")
 
     def _check_progress(self) -> None:
-        """Bounds on what is not complete, as it comes in."""
+        """Enforce the limits on a request that is still incomplete."""
         if self._phase == HEAD and self._head_bytes > self._max_head:
             raise HeadersTooLarge(f"expected at most {self._max_head} bytes; got more")
         if self._phase == BODY and self._wire_bytes > 16 * self._body_bytes + MAX_FRAMING_BYTES:
             raise MalformedHttp("the chunk framing is far larger than the body")
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection until every complete request is answered: the client may still read.
+        """Stay open until every complete request is answered, since the client may still read.
 
-        One that speaks HTTP/1.0 is taken for gone: that is how proxies pass on an abort.
+        An HTTP/1.0 client is considered gone: that is how proxies signal an abort.
         """
         self._drop_incomplete()
         running = self._running
@@ -219,7 +219,7 @@ class Protocol(HttpToolsProtocol):
             self._running.message_event.set()
         self.pipeline.clear()
 
-    # What goes out
+    # Writing
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -238,9 +238,9 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
 
     def refuse(self, error: LaminaError) -> None:
-        """Answer an error that no app sees, and end the connection.
+        """Respond to an error that the app never sees, and close the connection.
 
-        Requests before it are answered first, and then there is no answer to this one.
+        If earlier requests are still unanswered, they are answered, and this one is not.
         """
         if self._is_closing():
             return
@@ -256,13 +256,13 @@ class Protocol(HttpToolsProtocol):
 
     def _drop_incomplete(self) -> None:
         if self.pipeline and self._is_incomplete(self.pipeline[0][0]):
-            self.pipeline.popleft()  # it would wait for the rest of its body
+            self.pipeline.popleft()  # the app would wait for the rest of its body
 
     def _is_incomplete(self, cycle: RequestResponseCycle) -> bool:
         return self._phase == BODY and self.cycle is cycle
 
     def _take_no_more(self) -> None:
-        """Close behind the last answer that is due, and read nothing until then."""
+        """Close after the last pending response, and ignore further input."""
         last = self.pipeline[0][0] if self.pipeline else self._running
         assert last is not None
         last.keep_alive = False
@@ -286,13 +286,13 @@ class Protocol(HttpToolsProtocol):
         self.linger()
 
     def _cross_origin(self) -> list[tuple[bytes, bytes]]:
-        """What lets a page read the answer, as far as its request has been read."""
+        """CORS headers for the response, based on the request headers read so far."""
         headers_for = self.app_state.get("cross_origin")
         read = self.scope["headers"] if self.scope else ()
         return headers_for(read) if headers_for else []
 
     def _note(self, error: LaminaError, message: str, value: object, **fields: str) -> None:
-        """Count and log a refusal."""
+        """Count and log a rejected request or connection."""
         if denied := self.app_state.get("denied"):
             denied(error.code)
         if self.client is not None:
@@ -300,9 +300,9 @@ class Protocol(HttpToolsProtocol):
         self.warnings.warn(message, value, **fields)
 
     def linger(self) -> None:
-        """End our side, and read on for a while.
+        """Close our side of the connection, and keep reading for a while.
 
-        Closing a socket that holds unread bytes resets it, and takes the answer from the client.
+        Closing a socket with unread bytes resets the connection, which may discard the response.
         """
         if self._is_closing():
             return
@@ -320,10 +320,10 @@ class Protocol(HttpToolsProtocol):
         if self._discarded > LINGER_BYTES:
             self.transport.abort()
 
-    # What happens over time
+    # Deadlines
 
     def check_deadlines(self, now: float, crowded: bool) -> None:
-        """End what takes too long; `crowded` when few connections are left."""
+        """Close the connection if a deadline has passed; `crowded` if few connections are left."""
         if self.transport.is_closing() or self.flow.write_paused:
             if self._stall.is_late(self.transport.get_write_buffer_size(), now):
                 self.transport.abort()
@@ -338,7 +338,7 @@ class Protocol(HttpToolsProtocol):
         elif self._phase == BODY:
             self._check_body(now)
         elif not self._unanswered:
-            # uvicorn's own timer is gone when the rest of a body came in behind the answer.
+            # uvicorn's own timer is gone if the rest of a body arrived after the response.
             armed = self.timeout_keep_alive_task is not None
             idle_s = float("inf") if armed else self.timeout_keep_alive
             if now - self._heard_at > (CROWDED_IDLE_S if crowded else idle_s):
@@ -357,13 +357,13 @@ class Protocol(HttpToolsProtocol):
             if now - self._answered_at > self._body_idle_s:
                 self.linger()
         elif self.flow.read_paused:
-            self._heard_at = now  # it is we who do not read
+            self._heard_at = now  # the pause is ours, not the client's
         elif now - self._heard_at > 2 * self._body_idle_s:
             # The app has its own, shorter deadline; this is for an app that does not read.
             self.refuse(BodyTimeout("the rest of the body did not arrive"))
 
     def _give_up(self) -> None:
-        """No more requests; what runs is answered."""
+        """Accept no more requests; those in progress are still answered."""
         if self._unanswered:
             self._take_no_more()
         elif self._spare:
@@ -374,15 +374,15 @@ class Protocol(HttpToolsProtocol):
     def _too_many(self) -> TooManyConnections:
         return TooManyConnections(f"the limit of {self._max_connections} connections is reached")
 
-    # The end of the process
+    # Shutdown
 
     def announce_end(self) -> None:
-        """Close the connection behind the answers that are on their way."""
+        """Close the connection after the responses in progress."""
         if self._unanswered:
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """Close the connection as soon as nothing more is asked on it."""
+        """Close the connection as soon as no request is in progress or expected."""
         if self._is_closing():
             return
         if self._unanswered:
@@ -395,6 +395,6 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
 
     def _expects_more(self) -> bool:
-        """Whether a request has begun to come in, or a client that is new has still to speak."""
+        """Whether a request has begun to arrive, or a new client has not sent anything yet."""
         age_s = time.perf_counter() - self._head_began
         return self._phase == HEAD and (self._head_bytes > 0 or age_s < NEWCOMER_S)

@@ -1,4 +1,4 @@
-"""Answers to what no app sees: broken HTTP, headers over the limit, too many connections."""
+"""Responses to errors that the app never sees: malformed HTTP, oversized headers, overload."""
 
 import logging
 import time
@@ -18,9 +18,9 @@ LINES_A_SECOND = 10
 def answer(
     error: LaminaError, request_id: str, headers: Iterable[tuple[bytes, bytes]], body: bool
 ) -> bytes:
-    """The whole response to a domain error, as bytes that end their connection.
+    """The complete response to a domain error, with `Connection: close`.
 
-    `headers` are those beside its own; without `body`, as HEAD asks for it.
+    `headers` are added to the response's own; `body` is false for HEAD requests.
     """
     token = correlation_id.set(request_id)
     response = problem(error)
@@ -35,13 +35,13 @@ def answer(
 
 
 class Sparingly:
-    """Logs at most `LINES_A_SECOND` warnings a second, and how many it left out."""
+    """Logs at most `LINES_A_SECOND` warnings per second, and the number of those suppressed."""
 
     def __init__(self) -> None:
         self._second = self._lines = self._left_out = 0
 
     def warn(self, message: str, *values: object, **fields: str) -> None:
-        """Log one warning with these fields, or count it."""
+        """Log a warning with these fields, or count it as suppressed."""
         second = int(time.monotonic())
         if second != self._second:
             if self._left_out:

@@ -1,8 +1,8 @@
-"""One serving process, and how it ends without losing a request.
+"""One serving process, and its graceful shutdown.
 
-The exit code is 0 after a drain, also one that had to cut off what took too long; 1 when the
-process hung and was ended by its watchdog; 70 when the device failed; 128 and the signal's number
-after a second signal.
+The exit code is 0 after a drain, even if slow requests had to be canceled; 1 if the process hung
+and its watchdog ended it; 70 if the device failed; 128 plus the signal's number after a second
+signal.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ CLOSE = (b"connection", b"close")
 TICK_S = 0.05
 SWEEP_S = 0.5
 LOST_S = 1.0
-"""For how long what runs on a failed device may still be answered."""
+"""How long requests may still be answered after the device has failed."""
 DEVICE_LOST = 70
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; on SIGTERM it drains: see `shutdown`."""
+    """uvicorn's server, which drains on SIGTERM: see `shutdown`."""
 
     config: ServingConfig
 
@@ -54,23 +54,24 @@ class Server(uvicorn.Server):
         self._unread = Unread()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
-            # For workers it is their parent's.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # unless run under nohup
+            # Workers ignore it: their parent handles it.
             alone = self.config.workers == 1
             signal.signal(signal.SIGHUP, self.handle_exit if alone else signal.SIG_IGN)
         super().run(sockets)
         leave()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """The first signal, also SIGHUP, starts the drain; SIGINT skips the delay; a second one
-        ends it all.
+        """Start the drain on the first signal, SIGHUP included, and exit at once on the second.
+
+        SIGINT skips the drain delay.
         """
         if not self._signalled_at:
             self._signalled_at = time.perf_counter()
             self.should_exit = True
-            # In C, and so also when Python hangs.
+            # A watchdog in C, which works even if Python hangs.
             faulthandler.dump_traceback_later(max(self._grace_s, TICK_S), exit=True)
-        elif self.config.workers == 1:  # workers are ended by their supervisor
+        elif self.config.workers == 1:  # the supervisor kills workers
             os._exit(128 + sig)
         if sig == signal.SIGINT:
             self._delay_s = 0.0
@@ -81,7 +82,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for listener in server.sockets:
                 bound_unsent_bytes(listener.fileno())
-        if sockets and self.config.workers == 1:  # the parent of workers has told
+        if sockets and self.config.workers == 1:  # with several, the parent logs it
             self.config.tell_where(sockets[0])
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -107,7 +108,7 @@ class Server(uvicorn.Server):
         return ends
 
     def _leave_lost_device(self) -> None:
-        """A failed accelerator fails every later request; only a new process gets it back."""
+        """Exit if the accelerator has failed: only a new process can use it again."""
         readiness = self.lifespan.state.get("readiness")
         if readiness is None or not readiness.device_lost:
             return
@@ -118,9 +119,9 @@ class Server(uvicorn.Server):
             os._exit(DEVICE_LOST)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve on for the delay, then take nothing new, and finish what was taken.
+        """Keep serving for the drain delay, then stop accepting, and finish pending requests.
 
-        What is not finished shortly before the grace ends is cancelled, which answers 503.
+        Requests still running shortly before the grace period ends are canceled, and get a 503.
         """
         self._signalled_at = self._signalled_at or time.perf_counter()
         logger.info("draining: taking requests for %g s more", self._delay_s)
@@ -128,12 +129,12 @@ class Server(uvicorn.Server):
         await self._stop_listening(sockets or [])
         await self._finish()
         if self._cut_off:
-            leave()  # the app's own end may wait for what was cut off
+            leave()  # the app's own shutdown might wait for what was canceled
         self._sweeper.cancel()
         await self.lifespan.shutdown()
 
     async def _serve_on(self) -> None:
-        """Until the delay is over, every answer asks its client to come back elsewhere."""
+        """Serve until the delay is over, with `Connection: close` on every response."""
         if readiness := self.lifespan.state.get("readiness"):
             readiness.drain()
         ticks = 0
@@ -146,7 +147,7 @@ class Server(uvicorn.Server):
             await self.on_tick(ticks)
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        """Closing a listener resets the connections that it has not accepted: accept them first."""
+        """Accept pending connections, which would otherwise be reset, and close the listeners."""
         waiting = []
         for server in self.servers:
             for listener in server.sockets:
@@ -165,7 +166,7 @@ class Server(uvicorn.Server):
     async def _finish(self) -> None:
         margin_s = min(2.0, self._grace_s / 4)
         last = self._signalled_at + self._grace_s
-        await asyncio.sleep(TICK_S)  # what was accepted is read
+        await asyncio.sleep(TICK_S)  # read what was just accepted
         await self._wait_until(last - margin_s)
         if self.server_state.tasks:
             logger.warning("cutting off %d requests", len(self.server_state.tasks))
@@ -175,7 +176,7 @@ class Server(uvicorn.Server):
         await self._wait_until(last - margin_s / 2)
 
     async def _wait_until(self, deadline: float) -> None:
-        """Wait for requests and connections to end."""
+        """Wait for requests and connections to finish."""
         state = self.server_state
         while (state.tasks or state.connections) and time.perf_counter() < deadline:
             for connection in self._open():
@@ -187,8 +188,8 @@ class Server(uvicorn.Server):
 
 
 def keep_what_is_loaded() -> None:
-    """Spare the garbage collector what stays for ever, torch mostly: to look through it takes
-    about 100 ms, in which nobody is answered.
+    """Exempt everything loaded so far, mostly torch, from garbage collection: scanning it takes
+    about 100 ms, during which no request is served.
     """
     gc.collect()
     gc.freeze()

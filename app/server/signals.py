@@ -1,7 +1,7 @@
-"""The signals that end a process, while it has nothing to finish.
+"""Handling of SIGINT and SIGTERM during startup, before there is anything to finish.
 
-Those who serve replace these handlers: `serving.Server` in a serving process, `Supervisor` in the
-parent of workers.
+Once running, `serving.Server` (in a serving process) and `Supervisor` (in the parent of workers)
+replace these handlers.
 """
 
 import os
@@ -14,19 +14,19 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def exit_on_signal() -> None:
-    """Exit with 0 at a signal, also at one that has come while they were held back."""
+    """Exit with 0 on SIGINT or SIGTERM, including one that arrived while they were blocked."""
     for sig in ENDING:
         signal.signal(sig, _exit)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:
-    os._exit(0)  # an exception might be lost where an import runs foreign code
+    os._exit(0)  # an exception might be swallowed by third-party code during an import
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Let signals wait; processes started within do so too, until they call `exit_on_signal`."""
+    """Block both signals, also in processes started within until they call `exit_on_signal`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

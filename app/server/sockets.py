@@ -1,4 +1,4 @@
-"""What is asked of the kernel of sockets, by their descriptors: asyncio's own ask for less."""
+"""Low-level socket operations by file descriptor, which asyncio does not offer."""
 
 import fcntl
 import os
@@ -12,17 +12,17 @@ TCP_CLOSE = 7  # from Linux's include/net/tcp_states.h
 
 
 def bound_unsent_bytes(descriptor: int) -> None:
-    """Let the kernel hold little of what clients do not read, on all connections of a listener.
+    """Limit how much unsent data the kernel buffers, on all connections of a listener.
 
-    By default it takes 4 MiB of each client's answers, of the container's memory, and we take
-    them for sent. A client that reads is not slowed down.
+    By default it buffers up to 4 MiB per client, charged to the container's memory, which looks
+    to us as if it were sent. Clients that read are not slowed down.
     """
     with socket.socket(fileno=os.dup(descriptor)) as listener, suppress(OSError):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def accept_all(descriptor: int) -> list[socket.socket]:
-    """The connections that wait at a listener."""
+    """Accept all pending connections of a listener."""
     found = []
     with socket.socket(fileno=os.dup(descriptor)) as listener, suppress(OSError):
         listener.setblocking(False)
@@ -32,7 +32,7 @@ def accept_all(descriptor: int) -> list[socket.socket]:
 
 
 def unread_bytes(descriptor: int) -> int:
-    """How many bytes of a connection the kernel holds for us."""
+    """How many received bytes of a connection have not been read yet."""
     try:
         found = fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0))
     except OSError:
@@ -42,7 +42,7 @@ def unread_bytes(descriptor: int) -> int:
 
 
 def is_reset(descriptor: int) -> bool:
-    """Whether the peer has reset a connection, which nobody hears who does not read it."""
+    """Whether the peer has reset a connection, which is otherwise noticed only when reading."""
     with socket.socket(fileno=os.dup(descriptor)) as connection, suppress(OSError, AttributeError):
         state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
         return state[0] == TCP_CLOSE

@@ -1,7 +1,8 @@
-"""The parent of several workers: replaces those that crash or hang, and ends them all in time.
+"""The parent of several workers: replaces those that crash or hang, and shuts them down in time.
 
-Nothing here waits for a worker: a hung one must not keep the parent from its signals. Workers get
-their keys from the parent, so that a broken file keeps no replacement from its start.
+Nothing here blocks on a worker: a hung one must not keep the parent from handling signals. Workers
+get their API keys from the parent, so that a broken key file cannot prevent a replacement from
+starting.
 """
 
 import logging
@@ -28,15 +29,15 @@ logger = logging.getLogger("lamina")
 
 TICK_S = 0.2
 STOPPED_TICKS = 5
-"""How long a worker may be stopped, in ticks: a debugger's look at it is shorter."""
+"""How many ticks a worker may stay stopped; a debugger attaching to it takes fewer."""
 MAX_CRASHES = 5
 CRASH_WINDOW_S = 60.0
 LATE_S = 0.5
-"""How long after the grace a worker that still lives is killed."""
+"""How long after the grace period a worker that is still alive is killed."""
 
 
 class Worker(Process):
-    """A serving process, as its parent sees it."""
+    """A worker process, as its parent sees it."""
 
     config: ServingConfig
 
@@ -48,15 +49,15 @@ class Worker(Process):
         self._stopped_ticks = 0
 
     def start(self) -> None:
-        """Start the process; until `target` runs there, signals to it wait."""
-        resource_tracker.ensure_running()  # it is started with the first process, and ends the wait
+        """Start the process, with its signals blocked until `target` runs."""
+        resource_tracker.ensure_running()  # starting it later would unblock the signals
         with held_back():
             super().start()
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
-        """What the process runs."""
+        """Run the server, in the worker process."""
         exit_on_signal()
-        from app.server.serving import Server  # what it imports, the parent does not need
+        from app.server.serving import Server  # heavy imports, not needed in the parent
 
         prepare(self.config.settings.max_connections)
         self._server = Server(self.config)
@@ -64,7 +65,7 @@ class Worker(Process):
         self._server.run(sockets)
 
     def is_well(self, now: float) -> bool:
-        """Whether it lives, is not stopped, and has answered the last question in time."""
+        """Whether it is alive, not stopped, and has answered the last ping in time."""
         if not self.process.is_alive():
             return False
         self._stopped_ticks = self._stopped_ticks + 1 if is_stopped(self.pid) else 0
@@ -82,13 +83,13 @@ class Worker(Process):
         return now - self._asked_at < self.config.timeout_worker_healthcheck
 
     def end(self, sig: int, kill_at: float) -> None:
-        """Ask it to end; `bury` kills it once `kill_at` has come."""
+        """Ask it to shut down; `bury` kills it once `kill_at` has passed."""
         self.kill_at = min(self.kill_at, kill_at)
         if self.process.is_alive() and self.pid is not None:
             os.kill(self.pid, sig)
 
     def bury(self, now: float) -> bool:
-        """Whether it is dead, and all that was its is freed; kills it when it is late."""
+        """Kill it if it is late, and free its resources once it is dead; return whether it is."""
         if self.process.is_alive():
             if now < self.kill_at:
                 return False
@@ -103,7 +104,7 @@ class Worker(Process):
 
 
 def is_stopped(pid: int | None) -> bool:
-    """Whether a signal has stopped the process; always false where the system does not tell."""
+    """Whether a signal has stopped the process; always false on systems without `/proc`."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except (OSError, IndexError):
@@ -111,10 +112,10 @@ def is_stopped(pid: int | None) -> bool:
 
 
 class Supervisor(Multiprocess):
-    """Keeps the workers alive until a signal; `run` gives the exit code.
+    """Keeps the workers running until a signal; `run` returns the exit code.
 
-    That is 0 when all ended well, 1 after a crash loop or when a worker had to be killed, 3 when
-    the app does not start, 128 and the signal's number after a second signal.
+    It is 0 after a clean shutdown, 1 after a crash loop or if a worker failed or had to be killed,
+    3 if the app does not start, and 128 plus the signal's number after a second signal.
     """
 
     config: ServingConfig
@@ -178,9 +179,9 @@ class Supervisor(Multiprocess):
     # Rolling restart
 
     def handle_hup(self) -> None:
-        """Replace each worker, one by one, once its replacement serves, with the keys of now.
+        """Replace the workers one by one, each once its replacement serves, and reload the keys.
 
-        Keys that cannot be read change nothing.
+        If the keys cannot be read, nothing changes.
         """
         try:
             self.config.settings = self._given.holding_keys()
@@ -192,7 +193,7 @@ class Supervisor(Multiprocess):
 
     def _roll(self, now: float) -> None:
         if self._newcomer is None:
-            # One at a time, so that memory holds one worker more at most.
+            # One at a time, so that at most one extra worker takes up memory.
             if self._old and not self._leaving:
                 self._newcomer = self._start()
                 self._newcomer.kill_at = now + self.config.timeout_worker_healthcheck
@@ -206,7 +207,7 @@ class Supervisor(Multiprocess):
         elif self._newcomer.ready:
             self._newcomer.kill_at = float("inf")
             old = self._old.popleft()
-            if old in self._workers:  # else it crashed, and its replacement is new enough
+            if old in self._workers:  # else it crashed, and its replacement is already new
                 self._workers[self._workers.index(old)] = self._newcomer
                 self._retire(old, now)
             else:
@@ -214,17 +215,17 @@ class Supervisor(Multiprocess):
             self._newcomer = None
 
     def _retire(self, worker: Worker, now: float) -> None:
-        # Not SIGTERM: the others take its connections, so it need not wait for their clients.
+        # Not SIGTERM: other workers accept new connections, so no drain delay is needed.
         worker.end(signal.SIGINT, now + self._grace_s + LATE_S)
         self._leaving.append(worker)
 
     def handle_ttin(self) -> None:
-        """Ignored, unlike in uvicorn: the number of workers is a setting."""
+        """Ignore SIGTTIN, unlike uvicorn: the number of workers is a setting."""
 
     def handle_ttou(self) -> None:
-        """Ignored, as SIGTTIN."""
+        """Ignore SIGTTOU, like SIGTTIN."""
 
-    # The end
+    # Shutdown
 
     def handle_int(self) -> None:
         self._signal = signal.SIGINT
@@ -237,7 +238,7 @@ class Supervisor(Multiprocess):
     def _end(self) -> None:
         logger.info("ending %d workers", len(self._workers))
         for listener in self.sockets:
-            listener.close()  # the workers hold their own
+            listener.close()  # the workers have their own copies
         newcomers = [self._newcomer] if self._newcomer is not None else []
         workers = [*self._workers, *self._leaving, *newcomers]
         kill_at = time.monotonic() + self._grace_s + LATE_S

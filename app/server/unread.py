@@ -1,7 +1,7 @@
-"""What clients do not read, bounded for all connections together.
+"""A limit on response bytes that clients have not read, across all connections.
 
-An answer that is handed over holds memory until its client has read it, and its reservation has
-been given back by then.
+A response that waits to be sent takes up memory until its client reads it, although the request's
+reservation has been released by then.
 """
 
 from collections.abc import Iterable
@@ -9,28 +9,28 @@ from typing import Protocol
 
 MAX_UNREAD_BYTES = 64 << 20
 STALLED_S = 1.0
-"""A connection that moved within this time is not cut: its client reads, if slowly. With twice
-the bound it is half the time, and so on.
+"""A connection that made progress within this time is not aborted: its client reads, if slowly.
+The time shrinks as the limit is exceeded: at twice the limit, it is half as long.
 """
 
 
 class Transport(Protocol):
-    """What is asked of asyncio's."""
+    """The part of `asyncio.WriteTransport` that is used here."""
 
     def get_write_buffer_size(self) -> int: ...
     def abort(self) -> None: ...
 
 
 class Unread:
-    """Cuts connections that stand still, the largest first, while all hold more than the bound."""
+    """Aborts stalled connections, largest buffer first, while the total exceeds the limit."""
 
     def __init__(self, most_bytes: int = MAX_UNREAD_BYTES) -> None:
         self._most_bytes = most_bytes
         self._seen: dict[Transport, tuple[int, float]] = {}
-        """What each still has to send, bytes, and since when it has sent nothing, s."""
+        """Per connection: the bytes still to send, and the time since which none were sent."""
 
     def check(self, transports: Iterable[Transport], now: float) -> int:
-        """Look at all of them; called now and then. Says how many were cut."""
+        """Check all connections, periodically; return how many were aborted."""
         seen = {}
         for transport in transports:
             if left := transport.get_write_buffer_size():

@@ -1,4 +1,4 @@
-"""What each serving process does before it builds the app."""
+"""The app factory of each serving process."""
 
 import logging
 
@@ -10,7 +10,7 @@ from app.settings import Settings
 
 
 def build(settings: Settings) -> ASGIApp:
-    """The app of one serving process."""
+    """Prepare the process, and build its app."""
     logging.captureWarnings(True)
     prepare_process()
     return create_app(settings)

@@ -1,14 +1,14 @@
-"""What answers are written to, and whether their client reads them."""
+"""Writing responses, and detecting clients that do not read them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 WRITE_PIECE_BYTES = 1 << 20
-"""What a client must read within the write timeout."""
+"""How much a client must read within the write timeout."""
 
 
 class Writer(NamedTuple):
-    """A transport whose close is a lingering one."""
+    """A transport whose `close` lingers."""
 
     write: Callable[[bytes], None]
     close: Callable[[], None]
@@ -16,7 +16,7 @@ class Writer(NamedTuple):
 
 
 class Stall:
-    """Notices a client that reads less than a piece within the timeout."""
+    """Detects a client that reads less than `WRITE_PIECE_BYTES` within the timeout."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -24,11 +24,11 @@ class Stall:
         self._left = 0
 
     def end(self) -> None:
-        """It has read."""
+        """Reset the timer: the client has read."""
         self._since = 0.0
 
     def is_late(self, left: int, now: float) -> bool:
-        """Look at the bytes that it still has to read, now and then."""
+        """Check, periodically, whether the client is late; `left` is the bytes still to be sent."""
         if not self._since or self._left - left >= WRITE_PIECE_BYTES:
             self._since, self._left = now, left
         return now - self._since > self._timeout_s

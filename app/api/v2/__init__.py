@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, REST: every layer as a model. A face over the same services."""
+"""The Open Inference Protocol over REST: every layer is a model, served by the same pipeline."""
 
 from app.api.v2._app import build_app, build_router, refusal
 

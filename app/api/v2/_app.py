@@ -1,4 +1,4 @@
-"""The endpoints, as an ASGI app with errors of the protocol's own form."""
+"""The endpoints, as an ASGI app with errors in the protocol's own format."""
 
 from typing import Any
 
@@ -33,29 +33,29 @@ ROUTING = {404: "unknown path", 405: "method not allowed"}
 def build_router(
     context: Context, pipeline: Pipeline, metrics: Metrics, readiness: Readiness
 ) -> Router:
-    """`/v2`: health, metadata, configuration, statistics and inference of every layer."""
+    """Routes under `/v2`: health, and each model's metadata, config, statistics and inference."""
     return _Routes(context, pipeline, metrics, readiness).router
 
 
 def _endpoint(spec: LayerSpec, context: Context, pipeline: Pipeline) -> Endpoint:
-    """What answers one model's inference requests: the compute operation, in this protocol."""
+    """The inference endpoint of one model: the compute operation, in this protocol."""
     reader = COMPUTE.reader(context, spec)
     face = OpenInference(spec, reader, context.engine.limits)
     return Endpoint(spec.name, pipeline, reader, face)
 
 
 def build_app(router: Router) -> ASGIApp:
-    """The router with the protocol's errors."""
+    """Wrap the router to report errors in the protocol's format."""
     return CatchAll(_WithDomainErrors(router), _error)
 
 
 def refusal(path: str, error: LaminaError) -> Response:
-    """The answer to an error before any route is found, in the form of the path's protocol."""
+    """The response to an error before routing, in the format of the path's protocol."""
     return _error(error) if path == "/v2" or path.startswith("/v2/") else problem(error)
 
 
 def _error(error: LaminaError) -> Response:
-    """The protocol's form: one string, which its clients print."""
+    """An error in the protocol's format: a single string, which its clients display."""
     response = _json({"error": short(error.detail)}, STATUS[type(error)])
     response.headers.update(headers_of_error(error))
     return response
@@ -147,13 +147,13 @@ class _Routes:
 
 
 class _WithDomainErrors:
-    """Routing's errors as ours."""
+    """Reports routing errors in the protocol's format."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Routes answer with exceptions where an app is known in the scope, else with plain text.
+        # Starlette raises routing errors only if the scope has an app; else it sends plain text.
         try:
             await self._app({**scope, "app": self}, receive, send)
         except HTTPException as error:

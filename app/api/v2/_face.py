@@ -1,4 +1,4 @@
-"""The protocol's inference requests and answers, over the same pipeline as `/v1`."""
+"""The protocol's inference requests and responses, served by the same pipeline as `/v1`."""
 
 from app.api.bodies import Headers
 from app.api.pipeline import Header, Pieces, Wire
@@ -15,13 +15,13 @@ from app.operations import Fields, Reader, Task
 
 HEADER_LENGTH = b"inference-header-content-length"
 INLINE_BYTES = 32 * 1024
-"""Requests up to this size are read on the event loop, well below a millisecond."""
+"""Requests up to this size are decoded on the event loop, in well under a millisecond."""
 INLINE_NUMBERS = INLINE_BYTES // 4
-"""Answers of so many numbers are written there."""
+"""Answers with up to this many numbers are encoded there."""
 
 
 class OpenInference:
-    """The face of one model."""
+    """The protocol for one model."""
 
     def __init__(self, spec: LayerSpec, reader: Reader, limits: Limits) -> None:
         self.spec = spec
@@ -29,15 +29,15 @@ class OpenInference:
         self.limits = limits
 
     def encoding(self, headers: Headers) -> str:  # noqa: ARG002
-        """The same word for all: text and bytes come in one request."""
+        """The same for all requests: one request may mix JSON and binary data."""
         return ENCODING
 
     def wire(self, headers: Headers) -> Wire:
-        """The form that the headers ask for.
+        """The wire format that the headers select.
 
         Raises:
-            UnsupportedMedia: compressed in a way that is not read here.
-            MalformedBody: the length of the JSON part is no number.
+            UnsupportedMedia: the Content-Encoding is not supported.
+            MalformedBody: the length of the JSON part is not a number.
 
         """
         encoding = headers.get(b"content-encoding", b"identity").lower()
@@ -47,7 +47,7 @@ class OpenInference:
 
 
 class _Wire:
-    """One request; what it asked for decides the form of its answer."""
+    """The wire format of one request, which also determines that of its answer."""
 
     def __init__(self, face: OpenInference, encoding: bytes, header_length: int | None) -> None:
         self.max_body_bytes = face.limits.bodies.max_binary_bytes
@@ -57,7 +57,7 @@ class _Wire:
         self._inference: Inference
 
     def need_bytes(self, body_bytes: int) -> int:
-        """Memory that reading a body takes: its JSON, which may stand before bytes, takes more."""
+        """Memory needed to decode a body; its JSON part takes more than its binary part."""
         if self._encoding != b"identity":
             body_bytes += self.max_body_bytes
         length = body_bytes if self._header_length is None else self._header_length
@@ -65,7 +65,7 @@ class _Wire:
         return body_bytes + json.need_bytes(text_bytes)
 
     def reads_inline(self, body: bytes | bytearray) -> bool:
-        # A small compressed body may hold a large one.
+        # A small compressed body may inflate to a large one.
         return len(body) <= INLINE_BYTES and self._encoding == b"identity"
 
     def read(self, body: bytes | bytearray) -> Fields:

@@ -1,4 +1,4 @@
-"""The protocol's names and parameters <-> a layer's fields and outputs."""
+"""Mapping between the protocol's names and parameters and a layer's fields and outputs."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -21,9 +21,9 @@ RESERVED = frozenset(
 PREFIXES = {"gradients": "grad_", "running_stats": "running_", "batch_stats": "batch_"}
 TRACKED = "num_batches_tracked"
 INTEGERS = ("indices", TRACKED)
-"""The outputs that are INT64 in every dtype."""
+"""Outputs that are INT64 whatever the dtype of the request."""
 MAX_OPTION_CHARACTERS = 1024
-"""Most text of one option: a list of 32 lengths takes a third."""
+"""Limit on the text of one option: a list of 32 lengths takes a third of it."""
 COMMON = ComputeCall.model_fields
 INT64 = range(-(2**63), 2**63)
 
@@ -31,11 +31,11 @@ INT64 = range(-(2**63), 2**63)
 def fields_of(
     spec: LayerSpec, tensors: Mapping[str, Field], inference: Inference, max_list: int
 ) -> dict[str, object]:
-    """The request's fields as `/v1` has them.
+    """Convert a request to the fields that `/v1` uses.
 
     Raises:
-        InvalidRequest: a tensor that the layer has not, or of another dtype; a parameter of too
-            much text.
+        InvalidRequest: the layer has no such input, a tensor has the wrong dtype, or a parameter's
+            text is too long.
 
     """
     fields: dict[str, object] = {
@@ -62,7 +62,7 @@ def fields_of(
 
 
 def _option(name: str, value: object) -> object:
-    """Lists may come as text, "2,2" or "[2, 2]", because the protocol's parameters are flat."""
+    """Parse lists sent as text, "2,2" or "[2, 2]", because the protocol's parameters are flat."""
     if not isinstance(value, str):
         return value
     if len(value) > MAX_OPTION_CHARACTERS:
@@ -77,7 +77,7 @@ def _option(name: str, value: object) -> object:
 
 
 def _number(digits: str) -> int | float:
-    """Beyond 64 bits a float, which no option takes for an integer, as where JSON is read."""
+    """Parse a number; beyond 64 bits it becomes a float, which is not a valid integer option."""
     number = int(digits)
     return number if number in INT64 else float(digits)
 
@@ -92,10 +92,10 @@ def _integer(payload: TensorPayload) -> int:
 def check_outputs(
     spec: LayerSpec, outputs: Iterable[str], dtype: str, inference: Inference
 ) -> None:
-    """Refuse outputs that this request cannot have, before anything is computed.
+    """Reject outputs that are not available for this request, before anything is computed.
 
-    BF16 has no form in JSON, in Triton neither: its clients cannot read the strings that NaN and
-    infinity would be.
+    As in Triton, BF16 outputs are binary only: its clients cannot read the strings that would stand
+    for NaN and infinity in JSON.
     """
     known = [public_name(path) for path in outputs]
     for output in inference.outputs or ():
@@ -110,7 +110,7 @@ def check_outputs(
 
 
 def outputs_of(answer: Mapping[str, Any], inference: Inference) -> dict[str, TensorPayload]:
-    """The tensors of an answer by public name: those asked for, in that order, or all."""
+    """An answer's tensors by public name: those requested, in that order, or all of them."""
     found = {
         public_name(path): payload
         for path, payload in answer.items()
@@ -122,7 +122,7 @@ def outputs_of(answer: Mapping[str, Any], inference: Inference) -> dict[str, Ten
 
 
 def public_name(path: str) -> str:
-    """The output's name: `gradients.input` is `grad_input`, `batch_stats.mean` `batch_mean`."""
+    """The public name of an output, such as `grad_input` for `gradients.input`."""
     head, _, rest = path.partition(".")
     if rest == TRACKED:
         return TRACKED

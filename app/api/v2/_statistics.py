@@ -1,4 +1,4 @@
-"""Counts and times of inferences by model, as the protocol's clients read them."""
+"""Inference counts and durations per model, in the protocol's format."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ PARTS = {
 
 
 def model_stats(metrics: Metrics, models: Iterable[str]) -> dict[str, Any]:
-    """The protocol's answer to a question for statistics."""
+    """The response to a statistics request."""
     totals, last = metrics.totals(ENCODING), metrics.last_answers(ENCODING)
     return {
         "model_stats": [
