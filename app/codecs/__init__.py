@@ -1,8 +1,8 @@
-"""Bytes on the wire <-> payloads. Each codec is a module with the verbs `decode` and `encode`.
+"""Bytes on the wire <-> payloads. Each codec is a module with the functions `decode` and `encode`.
 
 Both work on whole messages: a mapping from field names to plain values and tensor payloads. A
-message goes out in pieces, which are its parts' own memory where that saves a copy. Nothing here
-knows torch.
+message is encoded into a list of pieces, which share the payloads' memory where that saves a copy.
+Nothing here depends on torch.
 """
 
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Numpy arrays <-> tensor payloads, and the rounding that each dtype needs."""
+"""NumPy arrays <-> tensor payloads, with the rounding that each dtype needs."""
 
 import functools
 from typing import Any
@@ -14,21 +14,21 @@ Bits = npt.NDArray[np.uint16]
 
 
 def as_array(payload: TensorPayload) -> Array:
-    """The payload's elements in their storage type, without a copy."""
+    """View the payload's elements in their storage type, without a copy."""
     storage = DTYPES[payload.dtype].storage
     return np.frombuffer(payload.data, storage).reshape(payload.shape)
 
 
 def as_payload(array: Array, dtype: str, shape: Shape) -> TensorPayload:
-    """A payload over the array's own memory."""
+    """Wrap the array's memory in a payload, without a copy."""
     elements: Any = array.reshape(-1)
     return TensorPayload(dtype, shape, memoryview(elements))
 
 
 def from_numbers(numbers: Array, dtype: DType) -> tuple[Array, int | None]:
-    """float64 or int64 numbers in the dtype's storage, each rounded once, ties to even.
+    """Convert float64 or int64 numbers to the dtype's storage, rounding once, ties to even.
 
-    Also the flat index of the first number that does not fit the dtype, if any.
+    Also returns the flat index of the first number that does not fit the dtype, if any.
     """
     with np.errstate(over="ignore"):
         if dtype.is_half:
@@ -45,12 +45,12 @@ def from_numbers(numbers: Array, dtype: DType) -> tuple[Array, int | None]:
 
 
 def all_true(flags: Array) -> bool:
-    """`flags.all()`, which costs a small array five times as much."""
+    """Same as `flags.all()`, but five times as fast on small arrays."""
     return int(np.count_nonzero(flags)) == flags.size
 
 
 def round_to_half(values: Doubles, dtype: str) -> Bits:
-    """The bits of the 16-bit float nearest to each float64, ties to even."""
+    """Round each float64 to the nearest 16-bit float, ties to even, and return its bits."""
     with np.errstate(over="ignore"):
         return _bfloat16_bits(values) if dtype == "bfloat16" else values.astype("<f2").view("<u2")
 
@@ -63,7 +63,7 @@ def widen(bits: Bits, dtype: str) -> Doubles:
 
 
 def _bfloat16_bits(values: Doubles) -> Bits:
-    """Round float64 to bfloat16 by way of float32 rounded to odd, so that it rounds only once.
+    """Round float64 to bfloat16 through float32 rounded to odd, which avoids double rounding.
 
     Source: S. Boldo, G. Melquiond, "When double rounding is odd", 2005.
     """
@@ -80,10 +80,10 @@ def _bfloat16_bits(values: Doubles) -> Bits:
 
 @functools.cache
 def shortest_halves(dtype: str) -> Doubles:
-    """For each of the 65,536 bit patterns, the shortest decimal that reads back as it.
+    """For each of the 65,536 bit patterns, the shortest decimal that reads back as that value.
 
-    Each is held as the float64 whose own shortest text is that decimal, so that printing the
-    table's entry prints it.
+    Each decimal is stored as the float64 whose own shortest text it is, so that serializing the
+    table's entry gives that decimal.
     """
     values = widen(np.arange(1 << 15, dtype="<u2"), dtype)
     shortest = values.copy()

@@ -1,11 +1,11 @@
-"""Dotted names <-> nested objects: `gradients.input`, `replicas.0.output`; numbers count a list."""
+"""Dotted names <-> nested objects: `gradients.input`, `replicas.0.output`. Numbers index a list."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def nested(flat: Mapping[str, object]) -> dict[str, Any]:
-    """`{"gradients.input": x}` -> `{"gradients": {"input": x}}`; the entries of a list in order."""
+    """`{"gradients.input": x}` -> `{"gradients": {"input": x}}`; list entries come in order."""
     whole: dict[str, Any] = {}
     for name, value in flat.items():
         head, _, rest = name.partition(".")
@@ -19,7 +19,7 @@ def nested(flat: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _put(node: Any, path: str, value: object) -> None:
-    """Set the value below nested objects and lists; lists grow in order."""
+    """Set the value at a path of nested objects and lists; lists grow in order."""
     head, _, rest = path.partition(".")
     key: Any = int(head) if isinstance(node, list) else head
     is_new = key == len(node) if isinstance(node, list) else key not in node

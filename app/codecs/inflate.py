@@ -1,24 +1,25 @@
-"""Compressed bodies, bounded by what comes out of them."""
+"""Decompression of bodies, with a limit on the decompressed size."""
 
 import zlib
 
 from app.errors import BodyTooLarge, MalformedBody
 
 WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
-"""What zlib expects of each content encoding; deflate is a zlib stream (RFC 9110)."""
+"""zlib's `wbits` for each content encoding; deflate is a zlib stream (RFC 9110)."""
 
 MAX_RATIO = 100
-"""More than numbers that are worth sending compress to; few bytes must not make much work."""
+"""Higher than real data reaches; a small body must not expand into a lot of work."""
 FREE_BYTES = 64 * 1024
-"""So much may come out of any body."""
+"""Any body may expand to this size, whatever its ratio."""
 
 
 def inflate(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
-    """The body as it was before its content encoding.
+    """Decompress a body.
 
     Raises:
-        MalformedBody: not that encoding, cut short, or with bytes behind it.
-        BodyTooLarge: more than `limit` bytes come out, or more than MAX_RATIO times the body.
+        MalformedBody: not in that encoding, truncated, or followed by more bytes.
+        BodyTooLarge: it expands to more than `limit` bytes, or to more than MAX_RATIO times its
+            size.
 
     """
     limit = min(limit, max(MAX_RATIO * len(body), FREE_BYTES))

@@ -1,4 +1,4 @@
-"""Binary tensors by dotted name -> a request's fields."""
+"""Adds binary tensors, given by dotted name, to a request's fields."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,16 @@ def add_tensors(
     tensors: Mapping[str, Field],
     max_list: int,
 ) -> None:
-    """Put the tensors into the fields, those of a list (`inputs.0`) in the order of their numbers,
-    and those of objects (`expected.output`, `layers.2.weight`) where the names lead.
+    """Add the tensors to the fields: list entries (`inputs.0`) in the order of their numbers, and
+    members of objects (`expected.output`, `layers.2.weight`) at the path of their name.
 
-    `dtype`, where it is not there yet, is that of the layer's first tensor without a dtype of its
-    own; the order in a file tells nothing, as writers sort by dtype. Names that the layer has not
-    are put in as they are.
+    `dtype`, if not set, is taken from the layer's first tensor without a dtype of its own; the
+    order in a file means nothing, as writers sort by dtype. Names unknown to the layer are added
+    unchanged.
 
     Raises:
-        InvalidRequest: a tensor of another dtype, one that is there twice, gaps in a list, one
-            tensor for a list, an object that is not there.
+        InvalidRequest: a tensor with another dtype, a duplicate, gaps in a list, a single tensor
+            in place of a list, or an object that is missing.
 
     """
     sharing = [
@@ -34,7 +34,7 @@ def add_tensors(
 
 
 class _Adder:
-    """Adds tensors at any depth; the path so far stands before the names of its errors."""
+    """Adds tensors at any depth; error messages prefix names with the path so far."""
 
     def __init__(self, dtype: object, max_list: int) -> None:
         self._dtype = dtype
@@ -93,7 +93,7 @@ class _Adder:
         group: Any,
         path: str,
     ) -> None:
-        """Add to the object, or to the objects of the list, that `head` names."""
+        """Add tensors to the object, or to the objects of the list, named `head`."""
         if group.most is None:
             inner: Any = fields.setdefault(head, {})
             self._enter(inner, payloads, group, f"{path}{head}.")
@@ -123,7 +123,7 @@ def _refused(name: str, code: str, what: str) -> InvalidRequest:
 
 
 def _field(name: str, tensors: Mapping[str, Field]) -> TensorField | None:
-    """The field that the name stands for, or for an entry of."""
+    """The field with this name, or the list field that the name is an entry of."""
     head, dot, _ = name.partition(".")
     field = tensors.get(head)
     if not isinstance(field, TensorField):
@@ -132,7 +132,7 @@ def _field(name: str, tensors: Mapping[str, Field]) -> TensorField | None:
 
 
 def _first(names: list[str], order: list[str]) -> str:
-    """The name whose field, and number in it, comes first."""
+    """The name that comes first, by order of fields and then by number."""
 
     def place(name: str) -> tuple[int, int, str]:
         head, _, number = name.partition(".")

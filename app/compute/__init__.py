@@ -1,4 +1,4 @@
-"""Runs any layer: device, payloads <-> torch, gradients, and the bounds that guard torch."""
+"""Runs any layer: devices, payloads <-> tensors, gradients, and the checks that guard torch."""
 
 from app.compute.engine import Answer, Engine
 from app.compute.estimates import Estimate

@@ -1,6 +1,6 @@
-"""Names of a layer's tensors: paths such as `running_stats.mean`, `inputs.0`, `replicas.1.output`.
+"""Tensor names: dotted paths such as `running_stats.mean`, `inputs.0`, `replicas.1.output`.
 
-A number in a path counts the tensors of a port that takes or gives many.
+A number in a path is an index into a port that takes or returns a list of tensors.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ def sent_tensors(spec: LayerSpec, call: ComputeCall) -> dict[str, TensorPayload]
 def with_port(
     ports: tuple[Port, ...], named: Mapping[str, T]
 ) -> Iterator[tuple[tuple[str, T], Port]]:
-    """Each name and what it names, with the port it belongs to."""
+    """Yield each `(name, value)` item with the port it belongs to."""
     by_name = _by_name(ports)
     for item in named.items():
         name = item[0]
@@ -37,14 +37,14 @@ def with_port(
 
 
 def results(spec: LayerSpec, names: Iterable[str]) -> tuple[str, ...]:
-    """The names of the output, or of the list of outputs, in order."""
+    """The names of the output or outputs, in order."""
     if not spec.many:
         return (spec.result,)
     return tuple(name for name in names if name.startswith(f"{spec.result}."))
 
 
 def pointer(name: str) -> str:
-    """The name as a path in the request."""
+    """Convert a name to a pointer into the request."""
     return name.replace(".", "/")
 
 

@@ -1,4 +1,4 @@
-"""Payloads <-> torch tensors, and the layout they were sent in <-> the layers' own."""
+"""Payloads <-> torch tensors, and the layout as sent <-> the layers' canonical layout."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,14 @@ TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in D
 
 
 ALIGNMENT_BYTES = 64
-"""Where torch's own memory begins."""
+"""The alignment of memory that torch allocates."""
 
 
 def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The payload on the device in `dtype`; on the CPU it shares memory if the dtype is the same.
+    """Convert a payload to a tensor of `dtype` on the device.
 
-    To an accelerator it goes by way of pinned memory, and nobody waits for it.
+    On the CPU, the tensor shares the payload's memory if the dtype is the same. The copy to an
+    accelerator goes through pinned memory and is asynchronous.
     """
     own = TORCH_DTYPES[payload.dtype]
     if 0 in payload.shape:
@@ -30,7 +31,7 @@ def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -
 
 
 def to_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors off the device: all copies run in its stream, and one wait ends them."""
+    """Copy tensors to the host, asynchronously on the current stream, with a single synchronize."""
     found = {name: tensor.detach() for name, tensor in tensors.items()}
     if not any(tensor.is_cuda for tensor in found.values()):
         return found
@@ -43,7 +44,7 @@ def to_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
-    """A tensor of the host, rounded to the dtype."""
+    """Convert a tensor on the host to a payload, rounded to `dtype`."""
     wanted = TORCH_DTYPES[dtype]
     if tensor.dtype is not wanted:
         tensor = tensor.to(wanted)
@@ -54,12 +55,12 @@ def to_payload(tensor: torch.Tensor, dtype: str) -> TensorPayload:
 
 
 def working_dtype(dtype: str, compute_dtype: str | None) -> str:
-    """The dtype to compute in: half types in float32, unless another was asked for."""
+    """The dtype to compute in: float32 for half types, unless the request sets `compute_dtype`."""
     return compute_dtype or ("float32" if DTYPES[dtype].is_half else dtype)
 
 
 def inward_shape(shape: Shape, layout: Layout, batched: bool) -> Shape:
-    """A shape as sent -> (N, C, *spatial)."""
+    """Convert a shape as sent to (N, C, *spatial)."""
     shape = shape if batched else (1, *shape)
     if layout == "channels_last" and len(shape) > 2:
         return (shape[0], shape[-1], *shape[1:-1])
@@ -67,28 +68,28 @@ def inward_shape(shape: Shape, layout: Layout, batched: bool) -> Shape:
 
 
 def outward_shape(shape: Shape, layout: Layout, batched: bool) -> Shape:
-    """(N, C, *spatial) -> a shape as sent."""
+    """Convert (N, C, *spatial) to a shape as sent."""
     if layout == "channels_last" and len(shape) > 2:
         shape = (shape[0], *shape[2:], shape[1])
     return shape if batched else shape[1:]
 
 
 def inward(tensor: torch.Tensor, layout: Layout, batched: bool) -> torch.Tensor:
-    """A tensor as sent -> (N, C, *spatial), a view."""
+    """View a tensor as sent as (N, C, *spatial)."""
     tensor = tensor if batched else tensor.unsqueeze(0)
     return tensor.movedim(-1, 1) if layout == "channels_last" and tensor.dim() > 2 else tensor
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, copied unless it begins where torch's own memory would.
+    """Return the tensor, copied unless its memory is already aligned as torch's own would be.
 
-    A matrix product's last bit depends on where its factors lie.
+    The last bit of a matrix product depends on the alignment of its operands.
     """
     return tensor if tensor.data_ptr() % ALIGNMENT_BYTES == 0 else tensor.clone()
 
 
 def outward(tensor: torch.Tensor, layout: Layout, batched: bool) -> torch.Tensor:
-    """(N, C, *spatial) -> a tensor as sent, a view."""
+    """View a (N, C, *spatial) tensor in the layout it was sent in."""
     if layout == "channels_last" and tensor.dim() > 2:
         tensor = tensor.movedim(1, -1)
     return tensor if batched else tensor.squeeze(0)

@@ -1,4 +1,4 @@
-"""What is checked in exact integers before torch sees a request."""
+"""Checks that run in exact integer arithmetic before torch sees a request."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from app.schemas.tensors import DTYPES, Shapes
 
 EXTENTS = ("kernel_size", "stride", "dilation", "padding")
 MAX_STRIDE = 2**48
-"""Far below what torch's 64 bits hold, with room for padding and kernels."""
+"""Far below the limit of torch's 64-bit strides, to leave room for padding and kernels."""
 
 
 def check_extents(options: Any, limit: int) -> None:
-    """Bound kernels, strides, dilations and paddings."""
+    """Check kernel sizes, strides, dilations, and paddings against the limit."""
     for field in EXTENTS:
         value = getattr(options, field, None)
         entries = value if isinstance(value, tuple) else (value,)
@@ -30,16 +30,16 @@ def check_extents(options: Any, limit: int) -> None:
 
 
 def check_dtypes(call: ComputeCall) -> None:
-    """Integers are computed as they are."""
+    """Refuse `compute_dtype` for integers, which are always computed in their own dtype."""
     if call.compute_dtype and not DTYPES[call.dtype].is_float:
         detail = f"compute_dtype: only for float dtypes; got dtype {call.dtype}. Omit it"
         raise InvalidRequest.at("compute_dtype", "conflict", detail)
 
 
 def without_empty_axes(shapes: Shapes) -> Shapes:
-    """Shapes to estimate by: costs multiply, and an empty batch would make every one 0.
+    """Replace empty axes for cost estimates: costs are products, and an empty batch makes them 0.
 
-    Two, not one: training needs more than one value a channel.
+    Empty axes get length 2, not 1, because training needs more than one value per channel.
     """
     return {name: tuple(length or 2 for length in shape) for name, shape in shapes.items()}
 
@@ -53,7 +53,7 @@ def check_strides(shapes: Shapes) -> None:
 
 
 def check_ranks(spec: LayerSpec, shapes: Shapes, layout: Layout, batched: bool) -> None:
-    """Every tensor that came has a rank that its port takes."""
+    """Check that each tensor sent has a rank that its port accepts."""
     for (name, shape), port in with_port(spec.inputs, shapes):
         taken = [rank - (port.mapped and not batched) for rank in port.ranks]
         if len(shape) in taken:
@@ -76,7 +76,7 @@ def _spelled(ranks: list[int]) -> str:
 
 
 def sent_axes(axes: str, channels_last: bool, batched: bool) -> str:
-    """A port's axes in the layout they are sent in."""
+    """A port's axes in the layout in which they are sent."""
     if channels_last:
         axes = axes.replace("C, ", "", 1).replace(")", ", C)", 1) if "C, " in axes else axes
     return axes if batched else axes.replace("N, ", "")
@@ -90,7 +90,7 @@ def check_cost(
     estimate: Estimate,
     limits: ResultLimits,
 ) -> None:
-    """Bound the memory and the time of the plan; `like` is the same plan without empty axes."""
+    """Check the plan's memory and time; `like` is the same plan without empty axes."""
     needed = working_bytes(like, call)
     if needed > limits.max_output_bytes:
         detail = (
@@ -108,7 +108,10 @@ def check_cost(
 
 
 def check_gradient(spec: LayerSpec, call: ComputeCall, shapes: Any) -> None:
-    """A gradient is of the output's shape, and of floats; `shapes` is one, or a list of them."""
+    """Check that the gradient has the output's shape and a float dtype.
+
+    `shapes` is the shape of the output, or a list of shapes if there are several outputs.
+    """
     name, grad = spec.gradient, getattr(call, spec.gradient)
     if grad is None:
         return

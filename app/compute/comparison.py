@@ -1,4 +1,4 @@
-"""Whether two tensors are the same but for a dtype's rounding."""
+"""Whether two tensors are equal up to the rounding of a dtype."""
 
 import math
 
@@ -9,12 +9,13 @@ from app.compute.device import one_thread
 
 COMPARED_AT_ONCE = 1 << 18
 RELATIVE_TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4}
-"""Further apart than that, rounding to the dtype explains no difference."""
+"""Differences larger than this are not explained by rounding to the dtype."""
 
 
 def is_close(output: torch.Tensor, exact: torch.Tensor, dtype: str) -> bool:
-    """Whether the output is float64's but for its dtype's rounding; piece by piece, to save the
-    memory of whole copies.
+    """Whether the output equals the float64 result up to the rounding of its dtype.
+
+    Compares piece by piece, to avoid copies of whole tensors.
     """
     tolerance = RELATIVE_TOLERANCE[dtype]
     pieces = map(_pieces, (output, exact))
@@ -32,7 +33,7 @@ def is_close(output: torch.Tensor, exact: torch.Tensor, dtype: str) -> bool:
 
 
 def _pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Views of parts of bounded size, cut along the longest axis."""
+    """Split into views of bounded size along the longest axis."""
     tensor = torch.atleast_1d(tensor)
     axis = max(range(tensor.dim()), key=tensor.shape.__getitem__)
     row = math.prod(tensor.shape[:axis] + tensor.shape[axis + 1 :])

@@ -1,4 +1,4 @@
-"""Which device computes, and with how many threads."""
+"""Choice of device and number of threads."""
 
 import os
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from app import cgroup
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:1` -> device.
+    """Parse `auto`, `cpu`, `cuda`, or `cuda:1`.
 
     Raises:
-        ValueError: CUDA was asked for and there is none.
+        ValueError: CUDA was requested and is not available.
 
     """
     if name == "auto":
@@ -27,14 +27,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The device's name for people."""
+    """The device's human-readable name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{os.cpu_count()} cores"
 
 
 def usable_cores(root: Path = cgroup.ROOT) -> float:
-    """Cores that this process may use: its affinity, bounded by the cgroups' quotas."""
+    """Number of cores this process may use: its CPU affinity, capped by the cgroup quotas."""
     cores = float(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -42,15 +42,15 @@ def usable_cores(root: Path = cgroup.ROOT) -> float:
 
 
 def thread_count(threads: int | None, workers: int) -> int:
-    """Torch's threads in a process; by default the usable cores shared by the workers."""
+    """Torch threads per process; by default, the usable cores divided among the workers."""
     return threads or max(1, int(usable_cores() / workers))
 
 
 def set_threads(count: int) -> None:
-    """Let torch use `count` threads for what the calling thread computes.
+    """Set the number of threads torch uses for work started from the calling thread.
 
-    OpenMP counts for each calling thread; torch sets its own count at a thread's first use, which
-    asking for it is.
+    OpenMP keeps this setting per calling thread. Torch applies its own count on a thread's
+    first use, and `get_num_threads` counts as a first use.
     """
     torch.set_num_threads(count)
     torch.get_num_threads()
@@ -58,7 +58,10 @@ def set_threads(count: int) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For many small pieces: to share each would take longer, by far where cores are busy."""
+    """Use a single thread, for work in many small pieces.
+
+    Sharing each piece between threads would be slower, and much slower when the cores are busy.
+    """
     count = torch.get_num_threads()
     set_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""The engine: a layer's spec and a validated request in, an answer of payloads out.
+"""The engine: takes a layer's spec and a validated request, and returns an answer of payloads.
 
-Each step stands alone, for requests of more than one layer: `load`, the layer's own `run`,
-`gradients`, `pack`.
+The steps (`load`, the layer's own `run`, `gradients`, `pack`) are independent of each other, so
+that requests with more than one layer can be built from them.
 """
 
 from typing import Any
@@ -25,11 +25,11 @@ from app.schemas.tensors import TensorPayload
 
 MAX_PLANS = 1024
 Answer = dict[str, Any]
-"""An answer's fields in order, by dotted name: `gradients.input`, `replicas.0.output`."""
+"""An answer's fields by dotted name, in order: `gradients.input`, `replicas.0.output`."""
 
 
 class Engine:
-    """Plans and runs layers on one device. `run` belongs on one thread of a process."""
+    """Plans and runs layers on one device. Call `run` from a single thread per process."""
 
     def __init__(self, device: str, limits: Limits) -> None:
         self.device = choose_device(device)
@@ -39,21 +39,21 @@ class Engine:
 
     @property
     def device_memory_bytes(self) -> int:
-        """What tensors take on an accelerator; 0 on a CPU."""
+        """Memory that tensors occupy on an accelerator; 0 on a CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
     def warm_up(self) -> None:
-        """Pay on this thread for what torch sets up at its first gradient, about 0.2 s."""
+        """Run a first gradient on this thread, which takes torch about 0.2 s to set up."""
         x = torch.ones(1, device=self.device, requires_grad=True)
         torch.autograd.grad(x * 2, x, torch.ones_like(x))
 
     def plan(self, spec: LayerSpec, call: ComputeCall) -> tuple[Plan, Estimate]:
-        """Check a request and know its result's shape and cost; no tensor is touched.
+        """Check a request and work out its output shapes and cost, without touching a tensor.
 
-        Requests that differ in their numbers alone share a plan.
+        Requests that differ only in their tensors' values share a plan.
 
         Raises:
-            InvalidRequest: shapes or options that do not fit, or over a limit.
+            InvalidRequest: shapes or options that do not fit, or that exceed a limit.
 
         """
         fields = call.__dict__.values()
@@ -67,7 +67,7 @@ class Engine:
         return known
 
     def shape(self, spec: LayerSpec, call: Call) -> Answer:
-        """The output shape and how it comes about, whatever the sizes.
+        """The output shape and how it is derived; sizes are not limited by cost.
 
         Raises:
             InvalidRequest: shapes or options that do not fit.
@@ -76,11 +76,11 @@ class Engine:
         return shape_answer(spec, call, self.limits.requests.max_extent)
 
     def run(self, spec: LayerSpec, call: ComputeCall, plan: Plan) -> Answer:
-        """The answer's fields by dotted name, in order.
+        """Run the layer and return the answer's fields by dotted name, in order.
 
         Raises:
-            InvalidRequest: numbers that a layer cannot take, such as an index out of range.
-            OutOfMemory: no room on the device just now.
+            InvalidRequest: values that a layer cannot accept, such as an index out of range.
+            OutOfMemory: the device has too little free memory at the moment.
             DeviceLost: the accelerator failed.
 
         """
@@ -137,7 +137,7 @@ class Engine:
 
 
 def _without_numbers(value: object) -> object:
-    """A request's field as far as a plan depends on it: of a tensor, its shape."""
+    """The part of a request's field that a plan depends on: for a tensor, its shape."""
     if isinstance(value, TensorPayload):
         return value.shape
     if isinstance(value, tuple) and value and isinstance(value[0], TensorPayload):

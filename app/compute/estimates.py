@@ -1,4 +1,4 @@
-"""What a planned request takes, from above: time, memory, numbers to write."""
+"""Upper estimates of what a planned request costs: time, memory, and numbers to serialize."""
 
 import math
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ EXPLAIN_FACTOR = 3
 EXPLAIN_MS = 2
 WINDOW_MS = 0.1
 WINDOW_BYTES = 6144
-"""What describing a window takes, its text included."""
+"""Memory for the description of one window, including its text."""
 EXPLAIN_BYTES = 8
-"""Explanations compute all again in float64."""
+"""Explanations repeat the computation in float64."""
 INDEX_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Computing time (ms), memory beside the request's own tensors (bytes), and the numbers of the
-    answer. Estimates of several requests add up.
+    """Compute time (ms), memory in addition to the request's own tensors (bytes), and the count of
+    numbers in the answer. Estimates of several requests can be added.
     """
 
     ms: float = 0.0
@@ -35,12 +35,15 @@ class Estimate:
 
 
 def elements_as_if(shape: Shape) -> int:
-    """Elements, as if an empty axis had one: what is made for the others is no shorter for it."""
+    """Number of elements, with empty axes counted as 1.
+
+    What is allocated for the other axes is no smaller when one axis is empty.
+    """
     return math.prod(max(length, 1) for length in shape)
 
 
 def working_bytes(plan: Plan, call: ComputeCall) -> int:
-    """Memory of the results and of what computes them."""
+    """Memory for the results plus the plan's working memory."""
     itemsize = _itemsize(call)
     elements = plan.workspace
     for name, shape in plan.outputs.items():
@@ -49,13 +52,13 @@ def working_bytes(plan: Plan, call: ComputeCall) -> int:
 
 
 def estimated(spec: LayerSpec, plan: Plan, call: ComputeCall) -> Estimate:
-    """What the call takes by its plan, its gradients and explanation included."""
+    """Estimate the cost of a call from its plan, including gradients and explanation."""
     inputs = sum(map(elements_as_if, plan.inputs.values()))
     outputs = sum(map(elements_as_if, plan.outputs.values()))
     differentiated = getattr(call, spec.gradient) is not None
-    # Beside results: the inputs as they are worked on, their gradients and the outputs'.
+    # In addition to the results: converted inputs, and the gradients of inputs and outputs.
     worked_on = inputs + differentiated * (inputs + outputs + plan.gradient_workspace)
-    if plan.options.layout == "channels_last":  # copies in the layers' own order, and back
+    if plan.options.layout == "channels_last":  # copied to channels first, and back
         worked_on += (inputs + outputs) * (1 + differentiated)
     numbers = outputs + differentiated * inputs
     dtype = DTYPES[call.dtype]
@@ -65,14 +68,14 @@ def estimated(spec: LayerSpec, plan: Plan, call: ComputeCall) -> Estimate:
         ms=_estimated_ms(spec, plan, call),
         bytes=working_bytes(plan, call)
         + worked_on * _itemsize(call)
-        + numbers * dtype.itemsize * dtype.is_half  # results are rounded into copies
+        + numbers * dtype.itemsize * dtype.is_half  # results are copied when rounded
         + call.explain * explained,
         numbers=numbers,
     )
 
 
 def _itemsize(call: ComputeCall) -> int:
-    """Bytes of an element in the dtype that is computed in."""
+    """Bytes per element in the dtype used for computing."""
     return max(DTYPES[call.dtype].itemsize, 8 if call.compute_dtype == "float64" else 4)
 
 
@@ -85,7 +88,7 @@ def _estimated_ms(spec: LayerSpec, plan: Plan, call: ComputeCall) -> float:
     elements = sum(
         elements_as_if(shape) for ports in (plan.inputs, plan.outputs) for shape in ports.values()
     )
-    # Gradients go through the working memory again.
+    # Gradients pass over the working memory again.
     moved_ns = elements * NS_PER_ELEMENT + plan.workspace * NS_PER_WORKING_ELEMENT
     computed_ns = plan.cost * plan.operation_ns + plan.overhead_ns
     spent_ns: float = factor * (computed_ns + moved_ns)

@@ -1,4 +1,4 @@
-"""What an answer explains of one run: axes, windows, advice."""
+"""The explanation of one run: axes, windows, advice."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ PRECISION_LOSS = Advice(
 def explained(
     spec: LayerSpec, call: ComputeCall, plan: Plan, inputs: Tensors, outputs: Tensors
 ) -> dict[str, Any]:
-    """The `explanation` of an answer."""
+    """Build the `explanation` of an answer."""
     host = {name: tensor.detach().cpu() for name, tensor in inputs.items()}
     notes = spec.explain(host, outputs, plan)
     windows = notes.windows
@@ -43,7 +43,7 @@ def explained(
 def _loses_precision(
     spec: LayerSpec, call: ComputeCall, plan: Plan, host: Tensors, outputs: Tensors
 ) -> bool:
-    """Whether the answer is further from float64's than its dtype explains."""
+    """Whether the output differs from the float64 result by more than the dtype's rounding."""
     if call.dtype not in RELATIVE_TOLERANCE:
         return False
     doubles = {n: t.double() if t.is_floating_point() else t for n, t in host.items()}
@@ -56,6 +56,6 @@ def _loses_precision(
 
 
 def _sent_index(index: Shape, plan: Plan, call: ComputeCall) -> Shape:
-    """The index of an output element in the layout that was asked for."""
+    """The index of an output element in the requested layout."""
     rank = len(plan.outputs["output"])
     return outward_shape(index[:rank], plan.options.layout, call.batched)

@@ -1,4 +1,4 @@
-"""Gradients of a layer's outputs by its inputs."""
+"""Gradients of a layer's outputs with respect to its inputs."""
 
 import torch
 
@@ -10,7 +10,7 @@ def input_gradients(
     outputs: tuple[torch.Tensor, ...],
     output_gradients: tuple[torch.Tensor, ...],
 ) -> dict[str, torch.Tensor]:
-    """For each input that is a leaf of the graph, by its name: the gradient, of its shape."""
+    """The gradient for each input that is a leaf of the graph, by name, in the input's shape."""
     leaves = {name: tensor for name, tensor in inputs.items() if tensor.requires_grad}
     found = torch.autograd.grad(outputs, tuple(leaves.values()), output_gradients)
     return dict(zip(leaves, found, strict=True))

@@ -1,4 +1,4 @@
-"""A request's payloads -> the tensors that a layer takes: canonical order, on the device."""
+"""Converts a request's payloads to the tensors a layer takes: canonical layout, on the device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from app.schemas.tensors import TensorPayload
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Loads what one request sent to one device."""
+    """Loads the tensors of one request onto one device."""
 
     spec: LayerSpec
     call: ComputeCall
@@ -22,9 +22,9 @@ class Loader:
     device: torch.device
 
     def inputs(self) -> Tensors:
-        """Every input of the plan: those that were sent, and those that are filled.
+        """Every input of the plan: those that were sent, and those filled with a default.
 
-        With gradients asked for, those that can be differentiated are leaves of the graph.
+        If gradients were requested, differentiable inputs are leaves of the graph.
         """
         dtype = TORCH_DTYPES[working_dtype(self.call.dtype, self.call.compute_dtype)]
         differentiate = getattr(self.call, self.spec.gradient) is not None
@@ -43,7 +43,7 @@ class Loader:
         return tensors
 
     def output_gradients(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """The gradient that came in for each output, in the output's dtype."""
+        """The gradient sent for each output, in the output's dtype."""
         given: Any = getattr(self.call, self.spec.gradient)
         if given == "ones":
             return tuple(map(torch.ones_like, outputs))
@@ -55,10 +55,10 @@ class Loader:
         )
 
     def _tensor(self, payload: TensorPayload, dtype: torch.dtype, *, mapped: bool) -> torch.Tensor:
-        """Contiguous, unless the layer is right in any order.
+        """Load a tensor, made contiguous unless the layer accepts any memory order.
 
-        Torch has other kernels for other orders, and some of them are wrong: rows 39 to 42 of
-        `docs/surprises.md`.
+        Torch uses other kernels for other memory orders, and some of them give wrong results:
+        see rows 39 to 42 of `docs/surprises.md`.
         """
         tensor = to_torch(payload, self.device, dtype)
         if mapped:

@@ -1,4 +1,4 @@
-"""A layer's results -> payloads by dotted name, in the layout and dtype that were asked for."""
+"""Converts a layer's results to payloads by dotted name, in the requested layout and dtype."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from app.schemas.tensors import DTYPES, TensorPayload
 def laid_out(
     ports: tuple[Port, ...], tensors: Mapping[str, torch.Tensor], plan: Plan, call: ComputeCall
 ) -> dict[str, torch.Tensor]:
-    """The tensors in the layout that they are sent in: views."""
+    """Views of the tensors in the layout in which they are sent."""
     return {
         name: outward(tensor, plan.options.layout, call.batched) if port.mapped else tensor
         for (name, tensor), port in with_port(ports, tensors)
@@ -22,7 +22,7 @@ def laid_out(
 
 
 def packed(tensors: Mapping[str, torch.Tensor], dtype: str) -> dict[str, TensorPayload]:
-    """Results in the request's dtype; of a float request, indices and counts are int64."""
+    """Convert results to the request's dtype; in float requests, indices and counts are int64."""
     integers = "int64" if DTYPES[dtype].is_float else dtype
     return {
         name: to_payload(tensor, dtype if tensor.is_floating_point() else integers)

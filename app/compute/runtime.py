@@ -1,4 +1,4 @@
-"""What torch needs once in each process that computes."""
+"""Setup of torch, once in each process that computes."""
 
 import ctypes
 
@@ -11,18 +11,18 @@ KEPT = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 64 * MIB, M_TRIM_THRESHOLD: 256 * MIB}
 
 
 def prepare_process() -> None:
-    """Set what holds for the whole process, before the app is built; call it on the thread of the
-    event loop, which computes only what is too small to share.
+    """Apply process-wide settings. Call this before the app is built, on the event loop's thread,
+    which computes only requests too small to share between threads.
     """
     keep_freed_memory()
     set_threads(1)
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed buffers for the next request; whether this C library can.
+    """Let glibc keep freed buffers for the next request; return whether this C library can.
 
-    By default it hands large ones back, and the next request pays for every page anew: about a
-    quarter of the time of a request of 800,000 numbers.
+    By default, glibc returns large buffers to the system, and the next request has to fault in
+    every page again: about a quarter of the time of a request with 800,000 numbers.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Plans from shapes: of a request with its tensors, and of one that names shapes alone."""
+"""Plans from shapes, both for requests with tensors and for requests with shapes only."""
 
 import math
 from dataclasses import replace
@@ -17,10 +17,10 @@ from app.schemas.tensors import Shape, Shapes
 def planned(
     spec: LayerSpec, options: Any, shapes: Shapes, max_extent: int, *, batched: bool
 ) -> Plan:
-    """The layer's plan for tensors of these shapes, as sent.
+    """The layer's plan for tensors with these shapes, as sent.
 
     Raises:
-        InvalidRequest: shapes or options that do not fit, or over a limit.
+        InvalidRequest: shapes or options that do not fit, or that exceed a limit.
 
     """
     bounds.check_ranks(spec, shapes, options.layout, batched)
@@ -33,7 +33,7 @@ def planned(
 
 
 def output_shapes(spec: LayerSpec, call: Call, plan: Plan) -> Any:
-    """The shape of the output as sent; of a list of outputs, a list of them."""
+    """The shape of the output as sent, or a list of shapes for a list of outputs."""
     shapes = [
         outward_shape(plan.outputs[name], plan.options.layout, call.batched)
         if spec.outputs[0].mapped
@@ -44,7 +44,7 @@ def output_shapes(spec: LayerSpec, call: Call, plan: Plan) -> Any:
 
 
 def shape_answer(spec: LayerSpec, call: Call, max_extent: int) -> dict[str, Any]:
-    """The output shape and how it comes about, whatever the sizes; no tensor is allocated.
+    """The output shape and how it is derived, without allocating a tensor.
 
     Raises:
         InvalidRequest: shapes or options that do not fit.
@@ -89,7 +89,7 @@ def _without_data(spec: LayerSpec, call: Any, options: Any, max_extent: int) -> 
 
 
 def _shape_pointer(pointer: str) -> str:
-    """Where a shape request holds what a compute request holds at the pointer."""
+    """Convert a pointer into a compute request to the matching pointer into a shape request."""
     if pointer == "#/input":
         return "#/input_shape"
     return pointer.replace("#/inputs", "#/input_shapes", 1)

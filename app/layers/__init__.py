@@ -1,4 +1,4 @@
-"""The list of layers. A new family is one file here and one word in FAMILIES."""
+"""The list of layers. To add a family, add a file here and a name to FAMILIES."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -37,7 +37,7 @@ FAMILIES = (
 
 
 def build_registry(specs: Iterable[LayerSpec]) -> Mapping[str, LayerSpec]:
-    """A frozen mapping by name.
+    """Build a read-only mapping from names to layers.
 
     Raises:
         ValueError: two layers share a name.

@@ -1,6 +1,6 @@
-"""How far each result may be from the exact one, in words; `tests/reference/bounds.py` holds it.
+"""How far each result may be from the exact one, in words; enforced by `tests/reference/bounds.py`.
 
-u is the unit roundoff of what is computed in, n the number of terms of a sum.
+u is the unit roundoff of the dtype used for computing, and n is the number of terms in a sum.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Sums over sliding windows, divided: what average and Lp pooling are made of."""
+"""Divided sums over sliding windows, shared by average and Lp pooling."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from app.schemas.tensors import Shape
 TAP_NS = 6_000
 DIVISOR_COST = 40
 DIVISOR_COPIES = 8
-"""Operations and float32 elements that an axis's divisors take, of 64 bits, for each window."""
+"""Operations and float32 elements per window and axis for computing the 64-bit divisors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Averages:
-    """Windows over some axes, and by what their sums are divided.
+    """Windows over some axes, with the divisors of their sums.
 
-    Padding counts or not; taps of ceil mode's overhang count or not; `override` divides every
-    window alike.
+    The flags say whether padding, and taps in ceil mode's overhang, count toward the divisor.
+    `override` is a fixed divisor for every window.
     """
 
     axes: tuple[SlidingAxis, ...]
@@ -34,7 +34,7 @@ class Averages:
 
     @property
     def is_native(self) -> bool:
-        """Whether torch's own average pooling means the same, and takes the arguments."""
+        """Whether torch's own average pooling gives the same result and accepts the arguments."""
         axes = self.axes
         return (not self.overhang_counts or not any(a.overhang for a in axes)) and all(
             a.dilation == 1
@@ -45,7 +45,7 @@ class Averages:
         )
 
     def cost(self, output: Shape) -> int:
-        """Additions: one a tap, or by hand one a tap of each axis in turn."""
+        """Number of additions: one per tap, or by hand, one per tap of each axis in turn."""
         if self.is_native:
             return math.prod(output) * math.prod(a.kernel for a in self.axes)
         counts = DIVISOR_COST * sum(a.output for a in self.axes)
@@ -53,11 +53,11 @@ class Averages:
 
     @property
     def overhead_ns(self) -> float:
-        """What the taps take that are added one by one, whatever their size."""
+        """Fixed overhead of the taps that are added one by one, whatever their size."""
         return 0 if self.is_native else TAP_NS * sum(a.kernel for a in self.axes)
 
     def workspace(self, output: Shape) -> int:
-        """Float32 elements of working memory."""
+        """Working memory, in float32 elements."""
         if self.is_native:
             inputs = math.prod(output[:2]) * math.prod(a.input for a in self.axes)
             return widened_workspace(inputs, math.prod(output))
@@ -65,7 +65,7 @@ class Averages:
         return WIDE * 2 * self._padded(output) + divisors
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
-        """`(N, C, *spatial) -> (N, C, *out)`, in float64: rounded once, it is exact."""
+        """`(N, C, *spatial) -> (N, C, *out)`, in float64, so that rounding once is exact."""
         if self.is_native:
             return self._native(x.double())
         total = pad_by_hand(x.double(), self.axes, 0.0)
@@ -74,7 +74,7 @@ class Averages:
         return total / self.divisors().to(total)
 
     def seen(self) -> torch.Tensor:
-        """`(*spatial)`: which elements some window holds."""
+        """`(*spatial)`: which elements are in at least one window."""
         seen = torch.ones((), dtype=torch.bool)
         for axis in self.axes:
             reached = torch.zeros(axis.padded + axis.overhang, dtype=torch.bool)
@@ -84,7 +84,7 @@ class Averages:
         return seen
 
     def divisors(self) -> torch.Tensor:
-        """`(*out)`: by what each window's sum is divided; 1 where a window holds nothing."""
+        """`(*out)`: the divisor of each window's sum; 1 for empty windows."""
         if self.override is not None:
             return torch.full([a.output for a in self.axes], self.override)
         divisors = torch.ones((), dtype=torch.float64)
@@ -93,7 +93,7 @@ class Averages:
         return divisors.clamp(min=1)
 
     def divisor(self, index: tuple[int, ...]) -> int:
-        """By what the sum of the window at `index` is divided."""
+        """The divisor of the sum of the window at `index`."""
         if self.override is not None:
             return self.override
         counted = (self._counted(axis, i) for axis, i in zip(self.axes, index, strict=True))
@@ -124,7 +124,7 @@ class Averages:
         return flat.squeeze(2)
 
     def _counts(self, axis: SlidingAxis) -> torch.Tensor:
-        """`(out)`: how many taps of each window count along one axis."""
+        """`(out)`: how many taps of each window count toward the divisor along one axis."""
         if self.count_include_pad and self.overhang_counts:
             return torch.full((axis.output,), axis.kernel)
         first, last = 0, axis.input
@@ -138,8 +138,9 @@ class Averages:
 
 
 class _Sums(torch.autograd.Function):
-    """`(..., padded, ...) -> (..., out, ...)`: the windows' sums along one axis, without the copy
-    of the input that autograd's own gradient of a slice makes for each tap.
+    """`(..., padded, ...) -> (..., out, ...)`: sums of the windows along one axis.
+
+    Avoids the copy of the input per tap that autograd makes for the gradient of a slice.
     """
 
     @staticmethod
@@ -163,5 +164,5 @@ def _tap(dim: int, axis: SlidingAxis, tap: int) -> tuple[slice, ...]:
 
 
 def window_elements(axes: Sequence[SlidingAxis]) -> int:
-    """Taps of a whole window."""
+    """Number of taps in a full window."""
     return math.prod(axis.kernel for axis in axes)

@@ -1,4 +1,4 @@
-"""What the batch norms share: options, checks, the batch's statistics, the running ones."""
+"""Shared by the batch norms: options, checks, batch statistics, and running statistics."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from app.schemas.tensors import Shape, Shapes
 
 SMALL_BATCH = 16
 SHORTEST_PIECE = 64
-"""Shorter pieces of a plane cost more than float64."""
+"""With pieces of a plane shorter than this, float64 is faster."""
 STATISTICS = ("mean", "var", "var_unbiased", "inv_std")
 PARAMETERS = ("weight", "bias", "running_mean", "running_var")
 _OTHERS = {"momentum_weights": "running", "running_var_estimator": "biased"}
@@ -84,19 +84,19 @@ STATISTICS_PORTS = (
 
 
 def statistics_shapes(channels: int) -> dict[str, Shape]:
-    """Shapes of the statistics that training answers, by name."""
+    """Shapes of the statistics returned in training, by name."""
     return {port.name: (channels,) * port.ranks[0] for port in STATISTICS_PORTS}
 
 
 def parameter_shapes(shape: Shape, call: object) -> Shapes:
-    """Shapes of the vectors that go with an input."""
+    """Shapes of the per-channel vectors for an input."""
     return dict.fromkeys(PARAMETERS, shape[1:2])
 
 
 def check_parameters(
     shapes: Shapes, options: BatchNormOptions, channels: int, count: int, *, image: str = "input"
 ) -> None:
-    """Check the shapes of the vectors, that running statistics are there if needed, and `count`.
+    """Check the vectors' shapes, that running statistics are present if needed, and `count`.
 
     `count` is the number of values per channel; `image` is the name of the input field.
     """
@@ -165,7 +165,7 @@ def with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
 def with_batch(
     tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """`(N, C, *spatial) -> (N, C, *spatial)`, normalized with its own statistics, and those."""
+    """`(N, C, *spatial) -> (N, C, *spatial)`, normalized with the batch statistics, and these."""
     weight, bias = tensors["weight"], tensors["bias"]
     count = x.numel() // x.shape[1]
     if count == 0:
@@ -184,9 +184,10 @@ def with_batch(
 def _normalized(
     tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The output, and `(C)`: mean, biased and unbiased variance; of more than one value a channel.
+    """The output, and the mean, biased variance, and unbiased variance, each `(C)`.
 
-    In float64 and centered, unless the sums are short and the means small against the spread.
+    Requires more than one value per channel. Computed in float64 on centered values, unless the
+    sums are short and the means are small relative to the spread.
     """
     if _piece(x):
         output, mean, biased, unbiased = _normalized_as_sent(tensors, x, eps)
@@ -200,7 +201,7 @@ def _normalized(
 def _normalized_as_sent(
     tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    # With momentum 1 torch replaces what it is given by the batch's mean and unbiased variance.
+    # With momentum 1, torch overwrites its arguments with the batch's mean and unbiased variance.
     mean, unbiased = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
     output = _batch_norm(x, mean, unbiased, tensors, eps, training=True)
     count = x.numel() // x.shape[1]
@@ -227,9 +228,10 @@ def _batch_norm(
 
 
 def _piece(x: torch.Tensor) -> int:
-    """The longest pieces of a plane that make it up and are short enough; 0 if there are none.
+    """The largest piece size that divides a plane evenly and is short enough; 0 if there is none.
 
-    Torch sums the values of a plane in float32, one by one in each lane, and planes in float64.
+    Torch sums the values of a plane in float32, one by one in each vector lane, and adds up planes
+    in float64.
     """
     plane = math.prod(x.shape[2:])
     fits = (size for size in range(min(plane, LONGEST_SUM), SHORTEST_PIECE, -1) if not plane % size)
@@ -237,14 +239,14 @@ def _piece(x: torch.Tensor) -> int:
 
 
 def _by_channel(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`(C)` as it broadcasts over `(N, C, *spatial)`."""
+    """View `(C)` so that it broadcasts over `(N, C, *spatial)`."""
     return vector.view(-1, *[1] * (x.dim() - 2))
 
 
 def _normalized_by_hand(
     tensors: Tensors, x: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The output, and `(C)`: mean and biased variance; in float64 and centered."""
+    """The output, and the mean and biased variance `(C)`, in float64 on centered values."""
     near, x = _centered(x)
     var, rest = torch.var_mean(x, _all_but_channels(x), correction=0, keepdim=True)
     scale = (var + eps).rsqrt() * _by_channel(tensors["weight"], x)
@@ -253,7 +255,7 @@ def _normalized_by_hand(
 
 
 def _centered(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(C)`, close to each channel's mean, and the input without it, in float64."""
+    """A value close to each channel's mean, `(C)`, and the input minus that value, in float64."""
     near = x.detach().mean(_all_but_channels(x), dtype=torch.float64)
     return near, x.double() - _by_channel(near, x)
 
@@ -265,7 +267,10 @@ def _all_but_channels(x: torch.Tensor) -> tuple[int, ...]:
 def updated(
     tensors: Tensors, options: BatchNormOptions, batch: Mapping[str, torch.Tensor], count: int
 ) -> Tensors:
-    """The running statistics after `count` values a channel; an empty batch only counts."""
+    """The running statistics after `count` values per channel.
+
+    An empty batch updates only the number of batches.
+    """
     tracked = options.num_batches_tracked + 1
     share = 1 / tracked if options.momentum is None else options.momentum
     if options.momentum is not None and options.momentum_weights == "running":
@@ -284,7 +289,7 @@ def updated(
 
 
 def advice_on(x: torch.Tensor, tensors: Tensors, options: BatchNormOptions) -> tuple[Advice, ...]:
-    """What the batch `(N, C, *spatial)` and the options give reason to say."""
+    """Advice on the batch `(N, C, *spatial)` and the options."""
     count = x.numel() // x.shape[1]
     if not count:
         return ()
@@ -334,7 +339,7 @@ def advice_on(x: torch.Tensor, tensors: Tensors, options: BatchNormOptions) -> t
 def norm_plan(
     shapes: Shapes, options: BatchNormOptions, outputs: Shapes, channels: int, elements: int
 ) -> Plan:
-    """The plan of a batch norm over `elements` values: a few operations each."""
+    """The plan of a batch norm over `elements` values, at a few operations per element."""
     parameters = dict.fromkeys(PARAMETERS, (channels,))
     by_hand = options.training and (options.eps == 0 or elements == channels)
     return Plan(

@@ -1,4 +1,4 @@
-"""Requests that cover a layer's options, as a client writes them in JSON: small, deterministic."""
+"""Small, deterministic requests that cover a layer's options, in the form of a client's JSON."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +12,14 @@ SIDES = {1: (6,), 2: (5, 4), 3: (4, 3, 2)}
 
 
 class Case(NamedTuple):
-    """A valid request of a layer, and what it is about."""
+    """A valid request to a layer, and what it covers."""
 
     name: str
     body: Body
 
 
 def numbers(*shape: int, positive: bool = False) -> Any:
-    """Nested lists of odd eighths: no zeros, no ties, in no order, exact in every float dtype."""
+    """Nested lists of odd eighths: no zeros, no ties, unordered, and exact in every float dtype."""
     count = math.prod(shape)
     step = next(s for s in range(round(0.62 * count), 0, -1) if math.gcd(s, count) == 1)
     order = torch.arange(count) * step % count - (0 if positive else count // 2)
@@ -27,12 +27,12 @@ def numbers(*shape: int, positive: bool = False) -> Any:
 
 
 def image(dims: int, *, positive: bool = False) -> Any:
-    """Two samples of two channels."""
+    """Two samples with two channels each."""
     return numbers(2, 2, *SIDES[dims], positive=positive)
 
 
 def with_options(base: Body, *choices: Body) -> tuple[Case, ...]:
-    """The base, and the base with each choice of options, named by the choice."""
+    """The base request, and the base with each choice of options, named after the choice."""
     return (Case("plain", base), *(Case(_name(choice), {**base, **choice}) for choice in choices))
 
 
@@ -43,8 +43,9 @@ def _name(choice: Body) -> str:
 def common_cases(
     base: Body, mapped: Mapping[str, bool], presets: Mapping[Any, Mapping[str, Any]]
 ) -> Iterator[Case]:
-    """The base, which has channels first, under every convention, in both layouts, and as one
-    sample. `mapped` names its fields of feature maps, and says which are lists of tensors.
+    """The channels-first base request under every convention, in both layouts, and unbatched.
+
+    `mapped` maps the names of feature-map fields to whether they are lists of tensors.
     """
     last = _each(base, mapped, lambda tensor: tensor.movedim(1, -1))
     for convention, preset in presets.items():
@@ -60,7 +61,7 @@ def common_cases(
 def _each(
     body: Body, mapped: Mapping[str, bool], change: Callable[[torch.Tensor], torch.Tensor]
 ) -> Body:
-    """The body with the change made to its feature maps; a gradient of "ones" fits any shape."""
+    """Apply the change to the body's feature maps; a gradient of "ones" fits any shape."""
 
     def changed(value: Any) -> Any:
         return change(torch.tensor(value)).tolist()

@@ -1,4 +1,4 @@
-"""Indices of maxima: positions in a plane <-> the bases that frameworks count in."""
+"""Indices of maxima: positions in a plane <-> the frameworks' index bases."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 def numbered(
     where: torch.Tensor, spatial: Sequence[int], base: str, storage_order: str
 ) -> torch.Tensor:
-    """`(N, C, *out)`: positions in a plane of lengths `spatial`, in the base that was asked for."""
+    """Convert positions `(N, C, *out)` in a plane of lengths `spatial` to an index base."""
     if base == "plane":
         return where
     if base == "tf":
@@ -22,8 +22,8 @@ def numbered(
 def planes(
     indices: torch.Tensor, spatial: Sequence[int], base: str, storage_order: str
 ) -> torch.Tensor:
-    """`(N, C, *out)`: the inverse of `numbered`; outside [0, positions) where it belongs to
-    another plane.
+    """`(N, C, *out)`: the inverse of `numbered`. An index into another plane gives a value outside
+    [0, positions).
     """
     if base == "plane":
         return indices
@@ -40,7 +40,7 @@ def planes(
 
 
 def _transposed(where: torch.Tensor, spatial: Sequence[int]) -> torch.Tensor:
-    """Row-major positions in `spatial` as positions in which the first axis varies fastest."""
+    """Convert row-major positions in `spatial` to column-major (first axis varies fastest)."""
     unit, transposed = math.prod(spatial), torch.zeros_like(where)
     rest = where.clone()
     for length in reversed(spatial):

@@ -1,4 +1,4 @@
-"""What the norms of single samples share: options, advice, and a norm by hand."""
+"""Shared by the norms of single samples: options, advice, and preparation of the input."""
 
 import torch
 
@@ -10,7 +10,7 @@ from app.schemas.options import Epsilon, LayerOptions
 from app.schemas.tensors import Shape, Shapes
 
 ROW_COST = 60
-"""Operations that the statistics of a group take, whatever its length."""
+"""Operations per group for its statistics, whatever its length."""
 CONSTANT = Advice(
     code="constant-channel",
     message="A normalized group is constant: its variance is 0.",
@@ -26,7 +26,7 @@ class NormOptions(LayerOptions):
 
 
 def check_parameters(shapes: Shapes, wanted: Shape, what: str) -> None:
-    """Weight and bias have the shape that goes with the input."""
+    """Check that weight and bias have the shape that the input requires."""
     for name in ("weight", "bias"):
         if shapes.get(name, wanted) != wanted:
             detail = f"{name}: expected shape {list(wanted)}, {what}; got {list(shapes[name])}"
@@ -36,11 +36,11 @@ def check_parameters(shapes: Shapes, wanted: Shape, what: str) -> None:
 def prepared(
     groups: torch.Tensor, eps: float, groups_per_weight: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Groups `(..., values)` as torch's kernels take them without losing digits, with the mean and
-    1 / sqrt(biased variance + eps) of each, `(...)`.
+    """Prepare groups `(..., values)` so that torch's kernels lose no digits.
 
-    In float64 and centered, unless the sums are short, of `values` and of the `groups_per_weight`
-    that a weight's gradient adds, and the means small against the spread.
+    Also returns each group's mean and 1 / sqrt(biased variance + eps), `(...)`. The groups are
+    centered and in float64 unless the means are small relative to the spread and the sums are
+    short: those over `values`, and those over `groups_per_weight` in a weight's gradient.
     """
     if not groups.numel():
         nothing = groups.new_empty(groups.shape[:-1])

@@ -1,4 +1,4 @@
-"""What the pooling families share: ports, padding by hand, and notes on windows."""
+"""Shared by the pooling families: ports, padding by hand, and notes on windows."""
 
 import itertools
 import math
@@ -58,7 +58,7 @@ def padded_elements(lead: int, axes: Sequence[SlidingAxis]) -> int:
 
 
 def reduction_advice(axes: Sequence[Axis], lengths: Sequence[int]) -> list[Advice]:
-    """Advice that follows from the shapes alone."""
+    """Advice that depends only on the shapes."""
     outputs = math.prod(axis.output for axis in axes)
     inputs = math.prod(lengths)
     if outputs == 1 < inputs:
@@ -79,16 +79,16 @@ def window_notes(
     plan: Plan,
     describe: Describe = _nothing,
 ) -> tuple[tuple[WindowCard, ...], bool]:
-    """A card for each of the first windows, in the output's order, and whether some are left out.
+    """Cards for the first windows, in the output's order, and whether some were left out.
 
-    `describe(elements, real, index)` adds what a family knows of a window: its elements, their
-    coordinates on each axis, and the index of the output position.
+    `describe(elements, real, index)` adds a family's own facts about a window, given its elements,
+    their coordinates on each axis, and the index of the output position.
     """
     axes: tuple[Axis, ...] = plan.axes
     lengths = x.shape[2:]
     shape = (*x.shape[:2], *(axis.output for axis in axes))
     cards = []
-    # Ranges, which product lists, no longer than can be reached.
+    # `product` makes lists of these ranges, so keep them no longer than can be reached.
     ranges = (range(min(length, MAX_WINDOWS)) for length in shape)
     for sample, channel, *index in itertools.islice(itertools.product(*ranges), MAX_WINDOWS):
         taps = tuple(axis.taps(i) for axis, i in zip(axes, index, strict=True))
@@ -108,7 +108,7 @@ def window_notes(
 
 
 def max_notes(x: torch.Tensor, plan: Plan, *, ignore_nan: bool = False) -> Notes:
-    """Where each maximum lies, and how often it occurs."""
+    """Where each window's maximum is, and how often it occurs."""
     source = torch.where(x.isnan(), -math.inf, x) if ignore_nan else x
 
     def describe(
@@ -140,7 +140,7 @@ def average_notes(
     *,
     is_global: bool = False,
 ) -> Notes:
-    """By what each window's sum is divided; without `divisor`, by its number of elements."""
+    """The divisor of each window's sum; without `divisor`, its number of elements."""
 
     def describe(
         elements: torch.Tensor, real: tuple[range, ...], index: tuple[int, ...]

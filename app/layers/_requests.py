@@ -1,4 +1,4 @@
-"""Each layer's own request models, made from its spec."""
+"""Request models for each layer, built from its spec."""
 
 import functools
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def _title(spec: LayerSpec, suffix: str) -> str:
 
 @functools.cache
 def compute_model(spec: LayerSpec) -> type[ComputeCall]:
-    """The model of a compute request: the layer's tensors, its options, the common fields."""
+    """Build the compute request model: the layer's tensors, its options, and the common fields."""
     fields: dict[str, Any] = {}
     for port in spec.inputs:
         kind: Any = Tensors if port.many else Tensor
@@ -38,7 +38,7 @@ def compute_model(spec: LayerSpec) -> type[ComputeCall]:
 
 @functools.cache
 def shape_model(spec: LayerSpec) -> type[Call]:
-    """The model of a shape request: the input's shape, the layer's options."""
+    """Build the shape request model: the input's shape and the layer's options."""
     many: Any = Annotated[tuple[Lengths, ...], Field(min_length=1)]
     fields: dict[str, Any] = (
         {"input_shapes": (many, SHAPE)} if spec.many else {"input_shape": (Lengths, SHAPE)}
@@ -50,7 +50,7 @@ def shape_model(spec: LayerSpec) -> type[Call]:
 
 @functools.cache
 def tensor_fields(spec: LayerSpec) -> Mapping[str, TensorField]:
-    """The fields of a compute request that a codec reads as tensors, the input first."""
+    """The fields of a compute request that a codec decodes as tensors, the input first."""
     return {
         **{port.name: TensorField(port.dtype, port.many) for port in spec.inputs},
         spec.gradient: TensorField(many=spec.many),
@@ -58,10 +58,11 @@ def tensor_fields(spec: LayerSpec) -> Mapping[str, TensorField]:
 
 
 def options_of(spec: LayerSpec, call: Any, convention: Convention | None = None) -> Any:
-    """The layer's options out of a validated request: given, else its convention's.
+    """The layer's options from a validated request, with defaults from its convention.
 
-    Null, where it is torch's default, stands for the convention's default. With another
-    `convention` than the request's: what the request would mean there, in the layout it has here.
+    A null that is torch's default stands for the convention's default. If `convention` differs
+    from the request's, the options are what the request would mean in that convention, with the
+    layout kept as it is.
     """
     preset = spec.presets[convention or call.convention]
     given = call.model_fields_set

@@ -1,4 +1,4 @@
-"""What a layer is: everything that routes, documents and tests derive from."""
+"""What a layer is: the source from which routes, documents, and tests are derived."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,18 +19,18 @@ Tensors = Mapping[str, torch.Tensor]
 Presets = Mapping[Convention, Mapping[str, Any]]
 ANY_RANK = tuple(range(9))
 MAX_WINDOWS = 4096
-"""How many windows of an output an explanation describes, at most."""
+"""Maximum number of windows that an explanation describes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Port:
-    """A tensor that goes into a layer or comes out of it.
+    """An input or output tensor of a layer.
 
-    A `mapped` port is laid out like the input: batch, channels, spatial axes; the request's
-    `layout` and `batched` apply to it. Others are vectors such as a weight a channel. An input
-    left out is filled with `fill`, if it has one. Output names are paths in the answer. A port of
-    `many` tensors is a list: the tensors of `inputs` are named `inputs.0`, `inputs.1`. A port with
-    a `dtype` of its own does not follow the request's.
+    A `mapped` port is laid out like the input (batch, channels, spatial axes), and the request's
+    `layout` and `batched` apply to it. Other ports are vectors, such as one weight per channel. An
+    omitted input is filled with `fill`, if that is set. Output names are paths in the answer. A
+    `many` port is a list of tensors: those of `inputs` are named `inputs.0`, `inputs.1`. A port
+    with its own `dtype` does not follow the request's.
     """
 
     name: str
@@ -45,28 +45,29 @@ class Port:
 
 
 class Axis(Protocol):
-    """How one spatial axis of a pooling output comes about."""
+    """How one spatial axis of a pooling output is derived."""
 
     @property
     def output(self) -> int:
         """Length of the output axis."""
 
     def card(self) -> AxisCard:
-        """The axis explained."""
+        """The explanation of the axis."""
 
     def taps(self, index: int) -> range:
-        """Input coordinates that output `index` looks at; those outside are padding."""
+        """Input coordinates that output `index` reads; those outside the input are padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is known of a call before its data: a layer's shape and cost rules at work.
+    """Everything known about a call before its data: the result of a layer's shape and cost rules.
 
-    `cost` counts elementary operations of the forward pass, each of up to `operation_ns`;
-    `overhead_ns` is what it takes beside them where it works piece by piece, and `time_factor` by
-    how much both are longer where ties are shared. `workspace` counts elements of working memory
-    beyond inputs and outputs, `gradient_workspace` those that gradients take beyond that and the
-    gradients themselves. All are exact or from above: `tests/compute/test_cost.py` measures.
+    `cost` counts elementary operations of the forward pass, each taking up to `operation_ns`.
+    `overhead_ns` is additional time for working piece by piece, and `time_factor` multiplies the
+    time where ties share a gradient. `workspace` counts elements of working memory in addition to
+    inputs and outputs; `gradient_workspace` counts those that gradients need on top of that and of
+    the gradients themselves. All are exact or upper bounds, which `tests/compute/test_cost.py`
+    checks by measurement.
     """
 
     options: Any
@@ -83,7 +84,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What a layer explains of one run."""
+    """A layer's explanation of one run."""
 
     windows: tuple[WindowCard, ...] | None = None
     windows_truncated: bool | None = None
@@ -96,14 +97,14 @@ def no_notes(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
 
 
 def no_parameters(shape: Shape, call: Any) -> Shapes:
-    """A layer whose input is all it has."""
+    """The `parameters` of a layer that has no inputs besides `input`."""
     return {}
 
 
 def presets(**others: Mapping[str, object]) -> Presets:
-    """What each convention sets, where that differs from the defaults in the options class.
+    """Option values of each convention that differ from the defaults in the options class.
 
-    A value that is a function is asked for its value in the request's dtype.
+    A value that is a function is called with the request's dtype.
     """
     layouts: dict[str, dict[str, object]] = {
         "keras": {"layout": "channels_last"},
@@ -114,18 +115,18 @@ def presets(**others: Mapping[str, object]) -> Presets:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerSpec:
-    """One layer. Its functions see tensors with a batch axis and channels first.
+    """One layer. Its functions receive tensors with a batch axis and channels first.
 
     `plan(shapes, options)` checks the shapes of the inputs that were sent, makes the options
-    explicit, and knows output shapes and cost in closed form; it raises `InvalidRequest`.
-    `run(tensors, plan)` is pure: every input port in, every output of the plan out.
+    explicit, and computes output shapes and cost in closed form; it raises `InvalidRequest`.
+    `run(tensors, plan)` is pure: it takes every input port and returns every output of the plan.
     `explain(tensors, outputs, plan)` describes one run.
-    `parameters(input_shape, call)` gives the shapes of the other inputs to a shape request, which
-    has the fields of `shape_fields` to say them with.
+    `parameters(input_shape, call)` returns the shapes of the other inputs for a shape request,
+    which can specify them with the fields of `shape_fields`.
     `accuracy` says how far each result may be from the exact one.
-    A layer of `any_order` gets floats in the memory order they came in, where torch's kernels for
-    it are as right, and faster; others get contiguous tensors.
-    A layer of `matrix_product` gets its tensors where torch's own memory would begin.
+    An `any_order` layer gets floats in the memory order in which they were sent, because torch's
+    kernels for that order are equally correct, and faster; others get contiguous tensors.
+    A `matrix_product` layer gets its tensors aligned like memory that torch allocates.
     `own_cases` are requests that set each of the layer's own options; the first has channels first
     and a batch axis. `cases` adds those that every layer has.
     """
@@ -163,12 +164,12 @@ class LayerSpec:
 
     @property
     def many(self) -> bool:
-        """Whether the layer takes a list of inputs and gives a list of outputs."""
+        """Whether the layer takes a list of inputs and returns a list of outputs."""
         return self.inputs[0].many
 
     @property
     def result(self) -> str:
-        """The name of the output, or the list of outputs, that gradients come in for."""
+        """The name of the output, or of the list of outputs, whose gradient a request can send."""
         return self.outputs[0].name
 
     def described_windows(self, plan: Plan) -> int:
@@ -190,13 +191,13 @@ SPATIAL_NAMES = {1: "L", 2: "H, W", 3: "D, H, W"}
 def feature_map(
     name: str, dims: int, *, required: bool = True, differentiable: bool = False
 ) -> Port:
-    """A port of (N, C, spatial axes)."""
+    """A port for a tensor of shape (N, C, spatial axes)."""
     axes = f"(N, C, {SPATIAL_NAMES[dims]})"
     return Port(name, axes, (dims + 2,), required, mapped=True, differentiable=differentiable)
 
 
 def check_not_empty(shape: Shape, first_axis: int = 1) -> None:
-    """Refuse channels or spatial axes of length zero; only the batch may be empty."""
+    """Refuse channel or spatial axes of length zero; only the batch may be empty."""
     if 0 in shape[first_axis:]:
         detail = f"input: all axes after the batch axis must be non-empty; got shape {list(shape)}"
         raise InvalidRequest.at("input", "empty-axis", detail)

@@ -31,7 +31,7 @@ class WindowOptions(LayerOptions):
 
 
 def window_choices(dims: int) -> tuple[Mapping[str, Any], ...]:
-    """Options that cover those of windows, beside a `kernel_size` of 2."""
+    """Options that cover the window options, for a `kernel_size` of 2."""
     return (
         {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
         {"stride": None, "padding": [[1, 0]], "ceil_mode": True, "ceil_rule": "keep"},
@@ -68,12 +68,12 @@ class SlidingAxis:
 
     @property
     def effective(self) -> int:
-        """The window's extent with its dilation, elements."""
+        """The window's extent including dilation, in elements."""
         return self.dilation * (self.kernel - 1) + 1
 
     @property
     def padded(self) -> int:
-        """Length with both paddings, elements."""
+        """Length including both paddings, in elements."""
         return self.input + self.before + self.after
 
     @property
@@ -98,12 +98,12 @@ class SlidingAxis:
 
     @property
     def overhang(self) -> int:
-        """How far ceil mode's last window reaches beyond the padding, elements."""
+        """How far ceil mode's last window reaches beyond the padding, in elements."""
         return max(0, (self.output - 1) * self.stride + self.effective - self.padded)
 
     @property
     def overlap(self) -> int:
-        """How many windows an element lies in, from above."""
+        """Upper bound on how many windows an element is in."""
         return min(self.kernel, self.output, -(-self.effective // self.stride))
 
     def taps(self, index: int) -> range:
@@ -112,12 +112,12 @@ class SlidingAxis:
         return range(start, start + self.effective, self.dilation)
 
     def tap_slice(self, tap: int) -> slice:
-        """Where tap number `tap` of every window lies on the axis padded by hand."""
+        """Where tap number `tap` of every window lies on the padded axis."""
         start = tap * self.dilation
         return slice(start, start + (self.output - 1) * self.stride + 1, self.stride)
 
     def window_slice(self, index: int) -> slice:
-        """Where the taps of window `index` lie on the axis padded by hand."""
+        """Where the taps of window `index` lie on the padded axis."""
         start = index * self.stride
         return slice(start, start + self.effective, self.dilation)
 
@@ -126,10 +126,10 @@ class SlidingAxis:
         return len(inside(self.taps(index), 0, self.input))
 
     def empty_windows(self) -> bool:
-        """Whether some window holds padding alone.
+        """Whether any window contains only padding.
 
-        Of the leading windows the first reaches least far into the input; beyond that, whether
-        their taps step over it repeats with a period.
+        Among the leading windows, the first reaches least far into the input; apart from that,
+        whether their taps step over the input repeats periodically.
         """
         period = self.dilation // math.gcd(self.stride, self.dilation)
         leading = range(min(self.output, -(-self.before // self.stride), period))
@@ -137,7 +137,7 @@ class SlidingAxis:
         return any(not self.real(index) for index in leading) or (last >= 0 and not self.real(last))
 
     def card(self) -> AxisCard:
-        """The axis explained."""
+        """The explanation of the axis."""
         rounding = "ceil" if self.ceil else "floor"
         formula = (
             f"{rounding}(({self.input} + {self.before} + {self.after} - {self.dilation} * "
@@ -171,7 +171,7 @@ def inside(taps: range, start: int, end: int) -> range:
 
 
 def per_axis(field: str, value: Any, dims: int) -> tuple[Any, ...]:
-    """One entry an axis: a single value, or a list of one, counts for every axis."""
+    """Expand to one entry per axis; a single value, or a list with one, applies to every axis."""
     entries = value if isinstance(value, tuple) else (value,)
     if len(entries) == 1:
         return tuple(entries) * dims
@@ -187,8 +187,8 @@ def sliding_axes(spatial: Shape, options: Any) -> tuple[SlidingAxis, ...]:
     """The windows of a pooling layer over these spatial lengths.
 
     Raises:
-        InvalidRequest: lists of a wrong length, padding too large, a window longer than its axis,
-            ceil mode beside `same`.
+        InvalidRequest: lists of the wrong length, padding that is too large, a window longer than
+            its axis, or ceil mode combined with `same`.
 
     """
     kernels = per_axis("kernel_size", options.kernel_size, len(spatial))
@@ -211,8 +211,8 @@ def window_axes(
     """The windows of `kernels` over these spatial lengths, with any padding.
 
     Raises:
-        InvalidRequest: lists of a wrong length; a window longer than its axis, with `blame` as
-            the field to point at.
+        InvalidRequest: lists of the wrong length, or a window longer than its axis, in which case
+            the error points to the field `blame`.
 
     """
     dims = len(spatial)
@@ -252,7 +252,7 @@ def _is_same(padding: Any) -> bool:
 def _padding(
     padding: Any, index: int, dims: int, length: int, effective: int, stride: int
 ) -> tuple[int, int]:
-    """Padding before and after one axis."""
+    """Padding before and after one axis, in elements."""
     if padding == "valid":
         return 0, 0
     if isinstance(padding, str):
@@ -277,7 +277,7 @@ def _check_padding(axis: SlidingAxis, index: int, convention: Convention) -> Non
 
 
 def refuse_empty_windows(axes: Iterable[SlidingAxis]) -> None:
-    """Refuse windows that hold padding alone."""
+    """Refuse windows that contain only padding."""
     for index, axis in enumerate(axes):
         if axis.empty_windows():
             detail = (
@@ -290,7 +290,7 @@ def refuse_empty_windows(axes: Iterable[SlidingAxis]) -> None:
 
 
 def explicit(axes: tuple[SlidingAxis, ...]) -> dict[str, Any]:
-    """The window options as they were used, in the form that a request takes."""
+    """The window options as used, in the form that requests accept."""
     return {
         "kernel_size": tuple(axis.kernel for axis in axes),
         "stride": tuple(axis.stride for axis in axes),

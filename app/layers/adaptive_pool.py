@@ -51,8 +51,8 @@ class AdaptiveAxis:
     def largest(self) -> int:
         """Length of the largest window.
 
-        Window `i` begins `i * input % output` fractions into its first element; the largest such
-        fraction is `output - gcd`.
+        Window `i` begins `i * input % output` parts, of size 1 / `output`, into its first element;
+        the largest such offset is `output - gcd`.
         """
         if not self.output:
             return 0
@@ -61,18 +61,18 @@ class AdaptiveAxis:
 
     @property
     def total(self) -> int:
-        """Taps of all windows together."""
+        """Total number of taps of all windows."""
         if not self.output:
             return 0
         return self.input + self.output - math.gcd(self.input, self.output)
 
     @property
     def overlap(self) -> int:
-        """How many windows an element lies in, from above."""
+        """Upper bound on how many windows an element is in."""
         return -(-self.output // self.input) + 1
 
     def card(self) -> AxisCard:
-        """The axis explained."""
+        """The explanation of the axis."""
         even = self.output and self.input % self.output == 0
         return AxisCard(
             input=self.input,
@@ -90,7 +90,7 @@ class AdaptiveAxis:
 
 
 def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
-    """Windows, output shape, and cost: one operation a tap."""
+    """Windows, output shape, and cost: one operation per tap."""
     shape = shapes["input"]
     check_not_empty(shape)
     sizes = per_axis("output_size", options.output_size, len(shape) - 2)
@@ -109,7 +109,7 @@ def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
         inputs=shapes,
         outputs={"output": output, **({"indices": output} if indices else {})},
         cost=math.prod(shape[:2]) * math.prod(axis.total for axis in axes),
-        # torch finds the maximum's indices, asked for or not; widens it only for a gradient.
+        # torch always computes indices for max; its input is widened only for a gradient.
         workspace=2 * math.prod(output)
         if is_max
         else widened_workspace(math.prod(shape), math.prod(output)),
@@ -119,7 +119,7 @@ def plan(shapes: Shapes, options: AdaptiveAvgPoolOptions) -> Plan:
 
 
 def _nothing(x: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """An empty output that still hangs on the input; torch's own has no gradient."""
+    """An empty output that is still connected to the input's graph; torch's own has no gradient."""
     return x.flatten()[:0].view(plan.outputs["output"])
 
 
@@ -133,7 +133,7 @@ def run_avg(tensors: Tensors, plan: Plan) -> Tensors:
 
 
 def run_max(tensors: Tensors, plan: Plan) -> Tensors:
-    """`(N, C, *spatial) -> (N, C, *output_size)`, and the indices where they were asked for."""
+    """`(N, C, *spatial) -> (N, C, *output_size)`, and the indices if requested."""
     x, size = tensors["input"], plan.options.output_size
     if 0 in plan.outputs["output"]:
         output = _nothing(x, plan)

@@ -55,7 +55,7 @@ PRESETS = presets(
 
 
 def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
-    """Windows, output shape, and cost: one addition a tap."""
+    """Windows, output shape, and cost: one addition per tap."""
     shape = shapes["input"]
     check_not_empty(shape)
     if options.divisor_override == 0:

@@ -27,7 +27,7 @@ from app.schemas.tensors import Shapes
 
 
 def plan(shapes: Shapes, options: BatchNormOptions) -> Plan:
-    """Checks, and cost."""
+    """Check the request and compute its cost."""
     shape = shapes["input"]
     channels = shape[1]
     check_parameters(shapes, options, channels, shape[0] * math.prod(shape[2:]))
@@ -36,7 +36,7 @@ def plan(shapes: Shapes, options: BatchNormOptions) -> Plan:
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
-    """`(N, C, *spatial) -> (N, C, *spatial)`; in training also the statistics, as new values."""
+    """`(N, C, *spatial) -> (N, C, *spatial)`; in training, also the updated statistics."""
     x, options = tensors["input"], plan.options
     check_running(tensors)
     if not options.training:

@@ -29,14 +29,14 @@ from app.schemas.options import Extent, LayerOptions, Padding, Size
 from app.schemas.tensors import Shape, Shapes
 
 MULTIPLY_ADD_NS = 1.0
-"""Matrix products take less than pooling's comparisons."""
+"""Matrix products are cheaper than pooling's comparisons."""
 CHANNEL_BLOCK = 16
 GROUP_NS = 5_000
-"""What a group takes where torch convolves them one by one, whatever their size."""
+"""Overhead per group where torch convolves groups one by one, whatever their size."""
 PIECE_NS = 60_000
-"""What a piece takes where a gradient sums over many positions, whatever its size."""
+"""Overhead per piece where a gradient sums over many positions, whatever the piece's size."""
 SAMPLE_NS = 3_000
-"""The same for a sample and group with dilation, where torch may unfold each alone."""
+"""Overhead per sample and group with dilation, where torch may unfold each separately."""
 
 
 class ConvOptions(LayerOptions):
@@ -62,7 +62,7 @@ class ConvShapeFields(BaseModel):
 
 
 def plan(shapes: Shapes, options: ConvOptions) -> Plan:
-    """Windows, output shape, and cost: one multiply-add a tap and input channel."""
+    """Windows, output shape, and cost: one multiply-add per tap and input channel."""
     shape, weight = shapes["input"], shapes["weight"]
     check_not_empty(shape)
     _check_weight(shape, weight, options)
@@ -70,7 +70,7 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
     axes = window_axes(shape[2:], weight[2:], options, blame="input")
     output = (shape[0], weight[0], *(axis.output for axis in axes))
     operations = math.prod(output) * math.prod(weight[1:])
-    # torch unfolds its input, or lays out its output in blocks of channels.
+    # torch either unfolds its input or lays out its output in blocks of channels.
     unfolded = max(operations // weight[0] * options.groups, _blocked(output))
     workspace = unfolded + 2 * math.prod(shape)
     gradient_workspace = _blocked(shape) + 2 * math.prod(output)
@@ -95,7 +95,7 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
 
 
 def _blocked(shape: Shape) -> int:
-    """Elements of a tensor whose channels are filled up to whole blocks."""
+    """Elements of a tensor whose channels are padded to whole blocks."""
     return math.prod(shape) // shape[1] * -(-shape[1] // CHANNEL_BLOCK) * CHANNEL_BLOCK
 
 
@@ -155,8 +155,10 @@ def _convolved(
 
 
 def _in_pieces(x: torch.Tensor, parameters: Sequence[torch.Tensor], plan: Plan) -> torch.Tensor:
-    """The same output; the parameters' gradients are summed in float32 over each piece's samples
-    and positions, and over the pieces in float64.
+    """Convolve piece by piece, with the same output.
+
+    The parameters' gradients are summed in float32 over each piece's samples and positions, and in
+    float64 over the pieces.
     """
     axes, samples, lengths = plan.axes, *_piece(plan.outputs["output"])
     wide = [parameter.double() for parameter in parameters]
@@ -187,8 +189,8 @@ def _piece(output: Shape) -> tuple[int, Shape]:
 def _longest_sums(
     weight: Shape, output: Shape, groups: int, axes: Iterable[SlidingAxis]
 ) -> tuple[int, int, int]:
-    """Most terms of a sum: of channels and taps in the output, of output channels and taps in the
-    input's gradient, of samples and positions in the weight's.
+    """Maximum number of terms in the sums of the output (over channels and taps), the input's
+    gradient (output channels and taps), and the weight's gradient (samples and positions).
     """
     windows = math.prod(axis.overlap for axis in axes)
     positions = math.prod(output) // output[1]
@@ -196,7 +198,7 @@ def _longest_sums(
 
 
 def parameter_shapes(shape: Shape, call: Any) -> Shapes:
-    """The weight's shape, from what a shape request says in its place."""
+    """The weight's shape, from the fields that a shape request has in its place."""
     dims = len(shape) - 2
     kernel = per_axis("kernel_size", call.kernel_size, dims) if dims > 0 else ()
     if shape[1] % call.groups:

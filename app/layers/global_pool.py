@@ -25,7 +25,7 @@ class GlobalPoolOptions(LayerOptions):
 
 
 def plan_max(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
-    """Output shape, and cost: one operation an element."""
+    """Output shape, and cost: one operation per element."""
     shape = shapes["input"]
     check_not_empty(shape)
     axes = tuple(SlidingAxis(n, n, n, 1, 0, 0, ceil=False, keep=False) for n in shape[2:])
@@ -39,7 +39,7 @@ def plan_max(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
 
 
 def plan_avg(shapes: Shapes, options: GlobalPoolOptions) -> Plan:
-    """The same, and room for the input in float64."""
+    """Same as `plan_max`, plus working memory for the input in float64."""
     return replace(plan_max(shapes, options), workspace=WIDE * math.prod(shapes["input"]))
 
 
@@ -58,12 +58,12 @@ def run_avg(tensors: Tensors, plan: Plan) -> Tensors:
 
 
 def explain_max(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
-    """Where each channel's maximum lies."""
+    """Where each channel's maximum is."""
     return max_notes(tensors["input"], plan)
 
 
 def explain_avg(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
-    """The number of elements of a channel."""
+    """The number of elements per channel."""
     return average_notes(tensors["input"], plan, is_global=True)
 
 

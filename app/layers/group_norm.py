@@ -1,4 +1,4 @@
-"""Group and instance normalization: each sample's channels, in groups or one by one."""
+"""Group and instance normalization: over each sample's channels, in groups or one by one."""
 
 import math
 from typing import Annotated, Any
@@ -37,7 +37,7 @@ class GroupNormOptions(NormOptions):
 
 
 def plan_group(shapes: Shapes, options: GroupNormOptions) -> Plan:
-    """Checks, and cost: a few operations an element."""
+    """Check the request and compute its cost: a few operations per element."""
     shape = shapes["input"]
     check_not_empty(shape)
     groups = options.num_groups
@@ -54,7 +54,7 @@ def plan_group(shapes: Shapes, options: GroupNormOptions) -> Plan:
 
 
 def plan_instance(shapes: Shapes, options: InstanceNormOptions) -> Plan:
-    """Checks, and cost: a few operations an element."""
+    """Check the request and compute its cost: a few operations per element."""
     shape = shapes["input"]
     check_not_empty(shape)
     if options.convention == "torch" and math.prod(shape[2:]) == 1:
@@ -94,7 +94,7 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
     x = groups.view(x.shape)
     weight, bias = tensors["weight"].to(x), tensors["bias"].to(x)
     if groups.shape[-1] == 1 or not x.numel():
-        # torch's fused variance of one value is rounding.
+        # torch's fused variance of a single value is only rounding noise.
         zero = (x - x).detach()  # NaN where x is not finite, and so is the gradient there
         scale = weight.view(-1, *[1] * (x.dim() - 2))
         output = zero * x * (eps**-0.5 if eps else math.inf) * scale + bias.view_as(scale)
@@ -115,7 +115,7 @@ def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
 
 
 def parameter_shapes(shape: Shape, call: object) -> Shapes:
-    """Shapes of the vectors that go with an input."""
+    """Shapes of the per-channel vectors for an input."""
     return dict.fromkeys(("weight", "bias"), shape[1:2])
 
 

@@ -1,4 +1,4 @@
-"""Layer and RMS normalization: over the last axes of every position before them."""
+"""Layer and RMS normalization: over the last axes, for each position of the leading axes."""
 
 import math
 from typing import Annotated, Any
@@ -39,12 +39,12 @@ class RmsNormOptions(_Trailing):
 
 
 def machine_epsilon(dtype: str) -> float:
-    """Torch's eps for an RMS norm; half types are computed in float32."""
+    """Torch's eps for RMS norm; half types are computed in float32."""
     return torch.finfo(torch.float64 if dtype == "float64" else torch.float32).eps
 
 
 def plan(shapes: Shapes, options: Any) -> Plan:
-    """Checks, and cost: a few operations an element."""
+    """Check the request and compute its cost: a few operations per element."""
     shape = shapes["input"]
     normalized = _normalized(shape, options)
     if 0 in normalized:
@@ -105,12 +105,12 @@ def run_layer(tensors: Tensors, plan: Plan) -> Tensors:
 def run_rms(tensors: Tensors, plan: Plan) -> Tensors:
     """`(*lead, *normalized) -> (*lead, *normalized)`, and the statistic `(*lead)`.
 
-    Squares are summed in float64, and the input is divided by the root before anything is
-    multiplied: torch's `rms_norm` overflows above 1e19, and its gradient is wrong from 1e14 on.
+    Squares are summed in float64, and the input is divided by the root before any multiplication:
+    torch's `rms_norm` overflows above 1e19, and its gradient is wrong from 1e14 on.
     """
     x, options = tensors["input"], plan.options
     rows = x.flatten(-len(options.normalized_shape))
-    # Neither squares the largest numbers: float64's would overflow.
+    # Neither `vector_norm`, on scaled rows, nor `hypot` overflows on float64's largest numbers.
     most = torch.finfo(torch.float64).max
     unit = rows.detach().abs().amax(-1, keepdim=True).double().clamp(1, most)
     length = torch.linalg.vector_norm(rows / unit, dim=-1, keepdim=True)
@@ -125,7 +125,7 @@ def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
 
 
 def parameter_shapes(shape: Shape, call: object) -> Shapes:
-    """Weight and bias follow the normalized shape by themselves."""
+    """The shapes of weight and bias follow from the normalized shape."""
     return {}
 
 

@@ -32,7 +32,7 @@ from app.schemas.options import Flag
 from app.schemas.tensors import Shapes
 
 POWERS = 4
-"""Operations that raising to a power and back takes, an element."""
+"""Operations per element for raising to a power and back."""
 
 
 class LpPoolOptions(WindowOptions):
@@ -53,7 +53,7 @@ PRESETS = presets(keras=OTHERS, onnx={**OTHERS, "stride": 1}, flax={**OTHERS, "s
 
 
 def plan(shapes: Shapes, options: LpPoolOptions) -> Plan:
-    """Windows, output shape, and cost: one addition a tap, and the powers."""
+    """Windows, output shape, and cost: one addition per tap, and the powers."""
     shape = shapes["input"]
     check_not_empty(shape)
     axes = sliding_axes(shape[2:], options)
@@ -80,8 +80,8 @@ def _averages(axes: tuple[SlidingAxis, ...], options: LpPoolOptions) -> Averages
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, *out)`, in float64, so that powers do not overflow.
 
-    A window whose sum is 0 passes no gradient, an element that no window sees gets none, and with
-    `lp_abs` neither does an element that is 0.
+    A window whose sum is 0 passes no gradient. An element that is in no window gets no gradient,
+    and with `lp_abs`, neither does an element that is 0.
 
     Source: torch `nn.functional.lp_pool2d`, which averages and scales up by the window.
     """
@@ -96,7 +96,7 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
 
 
 class _Power(torch.autograd.Function):
-    """`x^p`, or `|x|^p`; what torch's own derivative makes infinite or undefined is left out."""
+    """`x^p`, or `|x|^p`, without the infinite or undefined values of torch's own derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, options: LpPoolOptions, averages: Averages) -> Any:

@@ -1,4 +1,4 @@
-"""Max pooling: the largest element of each window, and where it was."""
+"""Max pooling: the largest element of each window, and its index."""
 
 import itertools
 import math
@@ -38,11 +38,11 @@ from app.schemas.tensors import FLOATS, INTEGERS, Shapes
 
 ARITHMETIC_COPIES = 17
 NUMBERED_COPIES = {"plane": 0, "tf": 2, "onnx": 2}
-"""Float32 elements held for each window while indices, of 64 bits, are worked out."""
+"""Float32 elements of working memory per window while the 64-bit indices are computed."""
 DIVISION = 6
-"""Operations that indices take for each window and axis where they are taken apart."""
+"""Operations per window and axis where indices are split into coordinates."""
 PART_NS = 8_000
-"""What sharing gradients takes for each part of the windows, whatever its size; the compute layer
+"""Overhead per part of the windows where gradients are shared, whatever its size; the compute layer
 counts it six times."""
 
 
@@ -72,7 +72,7 @@ PRESETS = presets(
 
 
 def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
-    """Windows, output shape, and cost: one comparison a tap."""
+    """Windows, output shape, and cost: one comparison per tap."""
     shape = shapes["input"]
     check_not_empty(shape)
     if options.storage_order == "column" and options.index_base != "onnx":
@@ -105,7 +105,7 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
-    """`(N, C, *spatial) -> (N, C, *out)`, and the indices where they were asked for."""
+    """`(N, C, *spatial) -> (N, C, *out)`, and the indices if requested."""
     x, options = tensors["input"], plan.options
     if x.requires_grad and math.prod(plan.outputs["output"][2:]) > LONGEST_SUM:
         x = widened(x, _overlap(plan.axes))
@@ -117,7 +117,7 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
         where = _first_maximum(source.detach(), plan.axes)
         output = _taken(source, where)
         if ignored is not None and bool(ignored.any()):
-            # Where -Infinity wins, it does so over an ignored NaN before it.
+            # If the maximum is -Infinity, it wins over an ignored NaN before it.
             numbers = torch.where(ignored, -math.inf, torch.zeros_like(x))
             where = torch.where(output == -math.inf, _first_maximum(numbers, plan.axes), where)
             output = _taken(source, where)
@@ -132,7 +132,7 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
 
 
 def _overlap(axes: tuple[SlidingAxis, ...]) -> int:
-    """How many windows an element lies in, and so what its gradient sums, from above."""
+    """Upper bound on how many windows an element is in, and so on the terms of its gradient."""
     return math.prod(axis.overlap for axis in axes)
 
 
@@ -142,7 +142,7 @@ def _taken(source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 
 
 def _is_native(axes: tuple[SlidingAxis, ...], options: MaxPoolOptions) -> bool:
-    """Whether torch's own pooling means the same."""
+    """Whether torch's own pooling gives the same result."""
     return (
         options.tie == "first"
         and options.nan == "propagate"
@@ -165,10 +165,10 @@ def _lowest(x: torch.Tensor) -> float:
 
 
 def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tensor:
-    """Plane indices of the maxima, from a pooling of the input padded by hand.
+    """Plane indices of the maxima, from pooling the input padded by hand.
 
-    Padding can only win where every element of a window equals it; there the window's first
-    element is the answer.
+    Padding can only win if every element of a window equals it, and then the window's first
+    element is the maximum.
     """
     padded = pad_by_hand(x, axes, _lowest(x))
     _, rest = _pool(padded, axes, (0,) * len(axes), ceil=False)
@@ -189,8 +189,8 @@ def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tens
 
 
 class _SharedMaximum(torch.autograd.Function):
-    """Passes the maxima on; their gradient goes to every element that equals them, and is not
-    ignored.
+    """Passes the maxima through; their gradient goes to every element that equals its window's
+    maximum and is not ignored.
     """
 
     @staticmethod
@@ -232,13 +232,14 @@ class _SharedMaximum(torch.autograd.Function):
 
 
 def _parts_count(axes: tuple[SlidingAxis, ...]) -> int:
-    """How many parts the windows are looked at in."""
+    """How many parts `_parts` yields."""
     return min(math.prod(a.output for a in axes), math.prod(a.kernel for a in axes))
 
 
 def _parts(axes: tuple[SlidingAxis, ...]) -> Iterator[tuple[Any, Any]]:
-    """One tap of all windows at a time, or all taps of one window, whichever are fewer: where the
-    elements lie on the axes padded by hand, and the windows in the output.
+    """Iterate over one tap of all windows, or all taps of one window, whichever takes fewer steps.
+
+    Yields where the elements lie on the padded axes, and where the windows lie in the output.
     """
     by_window = math.prod(a.output for a in axes) == _parts_count(axes)
     for part in itertools.product(*(range(a.output if by_window else a.kernel) for a in axes)):

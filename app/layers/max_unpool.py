@@ -1,4 +1,4 @@
-"""Max unpooling: each value back to where it came from, zeros elsewhere."""
+"""Max unpooling: puts each value back where it came from, with zeros elsewhere."""
 
 import math
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from app.schemas.options import LayerOptions, Pads, Size
 from app.schemas.tensors import Shape, Shapes
 
 SCATTER_COPIES = 8
-"""Float32 elements held for each output element while indices, of 64 bits, are turned round."""
+"""Float32 elements of working memory per output element while the 64-bit indices are inverted."""
 
 
 class MaxUnpoolOptions(LayerOptions):
@@ -57,7 +57,7 @@ PRESETS = presets(
 
 
 def plan(shapes: Shapes, options: MaxUnpoolOptions) -> Plan:
-    """Output shape, and cost: a few operations an element."""
+    """Output shape, and cost: a few operations per element."""
     shape = shapes["input"]
     check_not_empty(shape)
     if shapes["indices"] != shape:
@@ -89,7 +89,7 @@ def plan(shapes: Shapes, options: MaxUnpoolOptions) -> Plan:
 
 
 def _default_size(shape: Shape, used: MaxUnpoolOptions) -> Shape:
-    """The spatial axes that the pooling came from, had no remainder been cut."""
+    """Spatial lengths of the pooling's input, assuming that no remainder was cut off."""
     windows: Any = (used.kernel_size, used.stride, used.padding)
     return tuple(
         (n - 1) * stride - before - after + kernel
@@ -106,7 +106,7 @@ def _output_size(default: Shape, stride: Shape, options: MaxUnpoolOptions) -> Sh
         return default
     size = per_axis("output_size", given, len(default))
     for index, (wanted, least, step) in enumerate(zip(size, default, stride, strict=True)):
-        # torch's own rule; ONNX fills up behind the default size, however far.
+        # This is torch's rule; ONNX pads the default size at the end, however far.
         low, high = (
             (least, None)
             if options.index_space == "default"
@@ -122,7 +122,7 @@ def _output_size(default: Shape, stride: Shape, options: MaxUnpoolOptions) -> Sh
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, *output_size)`.
 
-    Where indices repeat, the last in row-major order wins, and each gets the gradient, as in torch.
+    If indices repeat, the last in row-major order wins, and each gets the gradient, as in torch.
 
     Raises:
         InvalidRequest: an index outside its own plane.
@@ -144,7 +144,7 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
 
 
 class _Scatter(torch.autograd.Function):
-    """`(N, C, values) -> (N, C, positions)`; torch's own lets any of several equal indices win."""
+    """`(N, C, values) -> (N, C, positions)`; with torch's own, any duplicate index may win."""
 
     @staticmethod
     def forward(
@@ -178,7 +178,7 @@ def _check_range(where: torch.Tensor, shape: torch.Size, positions: int) -> None
 
 
 def parameter_shapes(shape: Shape, call: object) -> Shapes:
-    """The indices are shaped like the input."""
+    """The indices have the input's shape."""
     return {"indices": shape}
 
 

@@ -16,13 +16,13 @@ class ReluOptions(LayerOptions):
 
 
 def plan(shapes: Shapes, options: ReluOptions) -> Plan:
-    """Cost: one comparison an element."""
+    """Cost: one comparison per element."""
     shape = shapes["input"]
     return Plan(options, shapes, {"output": shape}, cost=math.prod(shape))
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
-    """Any shape -> the same; the gradient at 0 is 0; NaN stays NaN and passes the gradient."""
+    """Works on any shape; the gradient at 0 is 0, and NaN stays NaN and passes the gradient."""
     return {"output": torch.relu(tensors["input"])}
 
 

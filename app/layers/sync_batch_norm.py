@@ -1,4 +1,4 @@
-"""Batch normalization over replicas: each holds a part of the batch, all share its statistics."""
+"""Batch normalization over replicas, which each hold part of the batch and share its statistics."""
 
 import math
 from dataclasses import replace
@@ -34,7 +34,7 @@ IMAGE = ("(N, C) or (N, C, *spatial)", (2, 3, 4, 5))
 
 
 def plan(shapes: Shapes, options: BatchNormOptions) -> Plan:
-    """Checks, and cost: that of the joined batch, and in training of each replica alone."""
+    """Check the request and compute its cost, which in training includes each replica alone."""
     inputs = [shape for name, shape in shapes.items() if name.startswith("inputs.")]
     channels = inputs[0][1]
     for index, shape in enumerate(inputs):
@@ -67,8 +67,8 @@ def _count(shape: Shape) -> int:
 
 
 def run(tensors: Tensors, plan: Plan) -> Tensors:
-    """Each replica's `(N, C, *spatial) -> (N, C, *spatial)`; in training the joint statistics,
-    as new values, and what each replica would have computed alone.
+    """Each replica's `(N, C, *spatial) -> (N, C, *spatial)`; in training, also the updated joint
+    statistics, and what each replica would have computed alone.
     """
     inputs, options = _inputs(tensors), plan.options
     check_running(tensors)
@@ -94,12 +94,12 @@ def _inputs(tensors: Tensors) -> list[torch.Tensor]:
 
 
 def _joined(inputs: list[torch.Tensor]) -> torch.Tensor:
-    """`(1, C, values)`: replicas may differ in their spatial sizes too."""
+    """Join the replicas to `(1, C, values)`, since their spatial sizes may differ too."""
     return torch.cat([x.transpose(0, 1).flatten(1) for x in inputs], dim=1).unsqueeze(0)
 
 
 def _outputs(joined: torch.Tensor, inputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`(1, C, values)` back to each replica's own shape."""
+    """Split `(1, C, values)` back to each replica's own shape."""
     parts = joined[0].split([x.numel() // x.shape[1] for x in inputs], dim=1)
     return {
         f"outputs.{index}": part.view(x.transpose(0, 1).shape).transpose(0, 1)

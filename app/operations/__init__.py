@@ -1,4 +1,4 @@
-"""The lists of operations. A new one is one file here and one word in its list."""
+"""The lists of operations. To add one, add a file here and a name to its list."""
 
 from app.operations import batch, layer, shape
 from app.operations._spec import (

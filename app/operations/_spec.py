@@ -1,4 +1,4 @@
-"""What an operation is: everything that routes, documents and the pipeline derive from."""
+"""What an operation is: the source from which routes, documents, and the pipeline are derived."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from app.layers import LayerSpec
 from app.schemas.tensors import Field
 
 Fields = Mapping[str, object]
-"""A request's fields as a codec read them."""
+"""A request's fields as decoded by a codec."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A request that was read and checked: what it takes, and the work that answers it.
+    """A validated request: its estimated cost, and the work that answers it.
 
-    `dtype` is that of the answer's numbers, and `encoding` how they are written as JSON;
-    `is_brief` says that nothing but those numbers is to be written. `outputs` names the tensors
-    that an answer can have, gradients included.
+    `dtype` is the dtype of the answer's numbers, and `encoding` is how they are serialized to
+    JSON; `is_brief` says that the answer has nothing but those numbers. `outputs` names the
+    tensors that an answer can have, including gradients.
     """
 
     estimate: Estimate
@@ -33,24 +33,24 @@ class Task:
 
 
 class Reader(Protocol):
-    """Reads the requests of one operation; of one layer, where there is one for each layer."""
+    """Reads the requests of one operation, or of one operation and layer."""
 
     @property
     def tensors(self) -> Mapping[str, Field]:
-        """The fields that a codec reads as tensors."""
+        """The fields that a codec decodes as tensors."""
 
     def read(self, fields: Fields) -> Task:
-        """The request as a task.
+        """Validate the request and turn it into a task.
 
         Raises:
-            InvalidRequest: fields that are wrong, or over a limit.
+            InvalidRequest: fields that are invalid or exceed a limit.
 
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What operations are built from: the engine, the layers, and how an error is told in an
+    """What operations are built from: the engine, the layers, and how an error is reported in an
     answer.
     """
 
@@ -61,11 +61,11 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerOperation:
-    """What can be asked of each layer.
+    """An operation available on each layer.
 
-    `request` and `answer` are the models of the bodies, `example` is a request that works, and
-    `reader` builds what reads requests. `binary` says whether tensors may come and go as bytes;
-    `max_body_bytes` bounds a body below the limits of its media type.
+    `request` and `answer` are the models of the bodies, `example` is a valid request, and `reader`
+    builds the `Reader`. `binary` says whether tensors may be sent and returned as bytes;
+    `max_body_bytes` limits a body further than its media type does.
     """
 
     name: str
@@ -80,7 +80,7 @@ class LayerOperation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOperation:
-    """What can be asked of the service as a whole."""
+    """An operation on the service as a whole."""
 
     name: str
     summary: str

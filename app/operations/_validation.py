@@ -1,4 +1,4 @@
-"""Pydantic's findings in a request, as pointers and sentences."""
+"""Converts pydantic's validation errors to pointers and readable messages."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
@@ -13,14 +13,14 @@ OUT_OF_RANGE = frozenset(
     ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 )
 MAX_SHOWN = 6
-"""Longest number that is repeated in an error, characters."""
+"""Longest number that an error message repeats, in characters."""
 
 
 def validated(model: type[BaseModel], fields: Mapping[str, object]) -> Any:
-    """The fields as a request model.
+    """Validate the fields and return a request model.
 
     Raises:
-        InvalidRequest: with a pointer to each wrong field.
+        InvalidRequest: with a pointer to each invalid field.
 
     """
     try:
@@ -30,11 +30,11 @@ def validated(model: type[BaseModel], fields: Mapping[str, object]) -> Any:
 
 
 def from_validation(error: ValidationError, known: Collection[str]) -> InvalidRequest:
-    """The first of pydantic's findings, as pointers and sentences; of the input's values only
-    short numbers that are out of range are repeated.
+    """Convert the first of pydantic's errors to pointers and messages. The only values of the
+    request that they repeat are short numbers that are out of range.
     """
     findings = error.errors(include_url=False, include_context=False)
-    # A misspelled name first: it explains the one that is missing.
+    # Put a misspelled name first, since it explains the one that is missing.
     findings.sort(key=lambda found: found["type"] != "extra_forbidden")
     findings = [found for found in findings if not _is_echo(found, findings)]
     fields = [
@@ -57,7 +57,7 @@ def _is_echo(found: ErrorDetails, findings: Sequence[ErrorDetails]) -> bool:
 def _field_error(
     kind: str, loc: tuple[int | str, ...], message: str, known: Collection[str]
 ) -> FieldError:
-    # The field's name is followed by union tags, which are not part of the request.
+    # Drop the union tags after the field's name; they are not part of the request.
     name = str(loc[0]) if loc else ""
     path = "/".join([_escaped(name), *(str(part) for part in loc[1:] if isinstance(part, int))])
     if kind == "extra_forbidden":
@@ -68,7 +68,7 @@ def _field_error(
 
 
 def _sentence(found: ErrorDetails) -> str:
-    """Pydantic's message about a field: it calls every value `Input`, which is a field here."""
+    """Pydantic's message, reworded: it calls every value `Input`, which is a field name here."""
     message = found["msg"].removeprefix("Value error, ").replace(" should ", " must ", 1)
     message = message.removeprefix("Input ")
     value = found["input"]
@@ -78,7 +78,7 @@ def _sentence(found: ErrorDetails) -> str:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """A hint at the known name closest to this one, or at all of them."""
+    """A hint that names the closest known name, or all of them."""
     near = difflib.get_close_matches(name[:64], known, 1)
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
 

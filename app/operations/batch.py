@@ -1,4 +1,4 @@
-"""Many independent requests in one: each is answered as it would be alone, or refused alone."""
+"""Many independent requests in one; each succeeds or fails on its own, as if sent alone."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,11 +17,11 @@ from app.schemas.tensors import DocumentsField, Field
 OPERATIONS = {operation.name: operation for operation in (layer.OPERATION, shape.OPERATION)}
 SHAPE_FIELDS = {"input_shape", "input_shapes"}
 ANSWER_BYTES, ANSWER_MS = 1024, 0.1
-"""What an answer takes beside its numbers, and beside computing them."""
+"""Overhead of an answer in addition to its numbers and their computation."""
 
 
 class BatchReader:
-    """Reads batches: each request by the reader of its own layer and operation."""
+    """Reads batches, each request with the reader of its layer and operation."""
 
     def __init__(self, context: Context) -> None:
         self._max_cost_ms = context.engine.limits.results.max_cost_ms
@@ -38,11 +38,11 @@ class BatchReader:
         }
 
     def read(self, fields: Fields) -> Task:
-        """The batch as one task, admitted as the sum of its requests.
+        """Turn the batch into one task whose cost is the sum of its requests' costs.
 
         Raises:
-            InvalidRequest: it is no list of objects.
-            CostLimit: together they would take too long.
+            InvalidRequest: not a list of objects.
+            CostLimit: the requests together would take too long.
 
         """
         call = validated(BatchCall, fields)
@@ -62,7 +62,7 @@ class BatchReader:
         )
 
     def _task(self, request: object) -> Task | RequestError:
-        """One request as a task of its own, or why it is none."""
+        """Turn one request into a task, or return the error that refuses it."""
         if isinstance(request, RequestError):
             return request
         assert isinstance(request, dict)
@@ -74,7 +74,7 @@ class BatchReader:
             return error
 
     def _reader(self, members: Mapping[str, object]) -> Reader:
-        """The reader of the layer and operation that a request names; `input_shape` names one."""
+        """The reader for a request's layer and operation; `input_shape` implies `shape`."""
         name = members.get("layer")
         if not isinstance(name, str):
             code = "missing" if name is None else "string-type"

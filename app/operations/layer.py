@@ -1,4 +1,4 @@
-"""Compute one layer: output, gradients, statistics, explanation."""
+"""Computes one layer: output, gradients, statistics, explanation."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ class LayerReader:
         self._model = compute_model(spec)
 
     def read(self, fields: Fields) -> Task:
-        """The request as a task: the layer run once."""
+        """Turn the request into a task that runs the layer once."""
         call = validated(self._model, fields)
         plan, estimate = self._engine.plan(self._spec, call)
         return Task(
@@ -32,7 +32,7 @@ class LayerReader:
 
 
 def _outputs(spec: LayerSpec, plan: Plan) -> list[str]:
-    """The tensors of an answer by name, and the gradients that could be asked for."""
+    """The names of an answer's tensors, including gradients that could be requested."""
     differentiable = {port.name for port in spec.inputs if port.differentiable}
     inputs = [name for name in plan.inputs if name.partition(".")[0] in differentiable]
     return [*plan.outputs, *(f"gradients.{name}" for name in inputs)]

@@ -11,7 +11,7 @@ from app.schemas.answers import ShapeAnswer
 from app.schemas.tensors import Field
 
 MAX_BODY_BYTES = 64 * 1024
-"""Most that a request without data may have."""
+"""Largest body of a request without data."""
 
 
 class ShapeReader:
@@ -24,7 +24,7 @@ class ShapeReader:
         self._model = shape_model(spec)
 
     def read(self, fields: Fields) -> Task:
-        """The request as a task that allocates nothing, whatever the sizes."""
+        """Turn the request into a task that allocates no tensor, whatever the sizes."""
         call = validated(self._model, fields)
         return Task(Estimate(), partial(self._engine.shape, self._spec, call))
 

@@ -1,4 +1,4 @@
-"""Every layer from its mathematics, in numpy and float64, and the service held against it.
+"""Reference implementations of all layers in NumPy and float64, and tests of the service with them.
 
-The modules that compute know neither torch nor the service.
+The modules that compute depend on neither torch nor the service.
 """

@@ -1,7 +1,7 @@
-"""The product: every layer, option, layout, dtype, kind of input and of gradient, in order.
+"""The product: every layer, option, layout, dtype, kind of input, and kind of gradient, in order.
 
-For each layer, its options go with kinds of input, layouts and dtypes; convention, shape, batch
-and gradient turn beside them at periods of their own, so that they meet in every pairing.
+For each layer, options are combined with kinds of input, layouts, and dtypes. Convention, shape,
+batching, and gradient rotate at periods of their own, so that every pairing occurs.
 """
 
 import contextlib
@@ -31,16 +31,16 @@ LAYOUTS = ("channels_first", "channels_last")
 FLOATS = ("float64", "float32")
 HALVES = ("float16", "bfloat16")
 TURNS = {"max_pool": 3, "avg_pool": 3, "lp_pool": 3, "conv": 2, "batch_norm": 2, "max_unpool": 3}
-"""Families of many options take one in so many of the kinds of input with each, in turn."""
+"""Families with many options use only every n-th kind of input with each, in rotation."""
 UP_TO_THE_LARGEST = ("relu", "rms_norm", "max_pool", "global_max_pool", "max_unpool")
 """Families whose results stay finite for inputs up to the dtype's largest number."""
 PART = 5
-"""The brief part is one case in so many: prime to all that turns."""
+"""The brief run takes every n-th case; coprime to all rotation periods."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A request, and what it is made of in words."""
+    """A request, and a description of what it is made of."""
 
     layer: str
     body: Mapping[str, Any]
@@ -64,7 +64,7 @@ def _short(value: Any) -> Any:
 
 
 def cases(layer: str, part: int = 1) -> Iterator[Case]:
-    """The layer's cases, the same each time; with `part`, one in so many."""
+    """The layer's cases, the same on each call; with `part`, only every `part`-th case."""
     number = 0
     for turn, options in enumerate(OPTIONS[family_of(layer)]):
         for (dtype, kind), layout in itertools.product(_kinds(layer, turn), LAYOUTS):
@@ -74,12 +74,12 @@ def cases(layer: str, part: int = 1) -> Iterator[Case]:
 
 
 def case(layer: str, number: int) -> Case:
-    """One of them, to be looked at."""
+    """A single case, for inspection."""
     return next(itertools.islice(cases(layer), number, None))
 
 
 def _kinds(layer: str, turn: int) -> Iterator[tuple[str, str]]:
-    """Dtypes and kinds of input that go with options number `turn`."""
+    """Dtypes and kinds of input to combine with options number `turn`."""
     family = family_of(layer)
     every = TURNS.get(family, 1)
     kinds = tuple(kind for kind in INPUTS if kind != "largest" or family in UP_TO_THE_LARGEST)
@@ -127,7 +127,7 @@ def _case(
 
 
 def _for_shape(body: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Options that depend on the shape; lists of three cut to the layer's axes."""
+    """Options that depend on the shape, with lists of three cut to the layer's axes."""
     dims, found = len(shape) - 2, {}
     for name, value in body.items():
         if value == WHOLE and name == "kernel_size":

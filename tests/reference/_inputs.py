@@ -1,4 +1,4 @@
-"""The numbers of the product's requests: kinds of inputs and of gradients, from seeds."""
+"""The product's input data: kinds of inputs and gradients, generated from seeds."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 
 def generator(*parts: object) -> np.random.Generator:
-    """Random numbers that depend on nothing but `parts`."""
+    """A random generator whose seed depends only on `parts`."""
     return np.random.default_rng(zlib.crc32(repr(parts).encode()))
 
 
 def _replaced(value: float, share: float) -> Draw:
-    """Ordinary numbers, some of them replaced; one at least."""
+    """Ordinary numbers, with a share of them, at least one, replaced by `value`."""
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         x = rng.standard_normal(shape)
@@ -72,7 +72,7 @@ GRADIENTS = ("ones", "dense", "zero", "huge", "tiny")
 
 
 def numbers(kind: str, shape: tuple[int, ...], dtype: str, *seed: object) -> Array:
-    """An input of this kind that the dtype can hold."""
+    """An input of this kind, representable in the dtype."""
     rng = generator(kind, shape, dtype, *seed)
     if dtype in INTEGERS:
         least, most = INTEGERS[dtype]
@@ -90,7 +90,7 @@ def numbers(kind: str, shape: tuple[int, ...], dtype: str, *seed: object) -> Arr
 
 
 def gradient(kind: str, shape: tuple[int, ...], dtype: str, *seed: object) -> Any:
-    """A gradient of the output, of this kind."""
+    """An output gradient of this kind."""
     if kind == "ones":
         return "ones"
     large, small = (1e4, 1e-4) if FLOATS[dtype].largest < 1e5 else (1e30, 1e-30)

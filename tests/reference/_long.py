@@ -1,4 +1,4 @@
-"""Requests of long sums, on which the accuracy of each layer is measured."""
+"""Requests with long sums, on which each layer's accuracy is measured."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from tests.reference.precision import rounded
 LAYOUTS = ("channels_first", "channels_last")
 DTYPES = ("float32", "float16", "bfloat16")
 NUMBERS = ("dense", "constant", "positive")
-"""Of both signs; 3.3 throughout; of one sign, which lets rounding errors add up."""
+"""Both signs; 3.3 throughout; one sign, so that rounding errors accumulate."""
 Sizes = tuple[tuple[tuple[int, ...], Options], ...]
 _POOLS: Mapping[int, tuple[Sizes, Sizes]] = {
     1: (
@@ -66,7 +66,7 @@ _CONV: Mapping[int, tuple[Sizes, Sizes]] = {
 
 
 def _sizes(layer: str) -> tuple[Sizes, Sizes]:
-    """Shapes and options: of `make test`, and of the long run."""
+    """Shapes and options for `make test`, and for the long run."""
     family, dims = family_of(layer), int(layer[-2]) if layer.endswith("d") else 2
     if family in ("max_pool", "avg_pool", "lp_pool"):
         return _POOLS[dims]
@@ -87,7 +87,7 @@ def _sizes(layer: str) -> tuple[Sizes, Sizes]:
 
 
 def _reshaped(sizes: Sizes, dims: int) -> Sizes:
-    """The same values over one or three spatial axes."""
+    """Rearrange the same number of values over one or three spatial axes."""
     return tuple(
         ((*shape[:2], *(1,) * (dims - 1), math.prod(shape[2:])), options)
         for shape, options in sizes
@@ -95,7 +95,7 @@ def _reshaped(sizes: Sizes, dims: int) -> Sizes:
 
 
 def long_cases(layer: str, *, full: bool) -> Iterator[Case]:
-    """Requests of long sums to a layer, in both layouts and the dtypes that lose digits."""
+    """Requests with long sums to a layer, in both layouts and in the dtypes that lose digits."""
     family = family_of(layer)
     if family in ("relu", "max_unpool"):
         return
@@ -105,7 +105,7 @@ def long_cases(layer: str, *, full: bool) -> Iterator[Case]:
         product = itertools.product(DTYPES, LAYOUTS, NUMBERS, NUMBERS)
         for number, (dtype, layout, kind, gradient) in enumerate(product):
             if dtype != "float32" and (kind == "dense") == (gradient == "dense"):
-                continue  # half types are float32 but for a last rounding
+                continue  # half types only add a last rounding to float32
             body: dict[str, Any] = {"dtype": dtype, "layout": layout, **options}
             yield _case(layer, family, shape, body, number, kind, gradient)
 

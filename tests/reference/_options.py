@@ -1,6 +1,6 @@
-"""The options and shapes of the product: each option of each layer, with each of its values.
+"""The product's options and shapes: each option of each layer, with each of its values.
 
-Lists of three are one entry an axis, cut to the last axes of a layer that has fewer.
+Lists of three have one entry per axis and are cut to the last axes for layers with fewer.
 """
 
 import itertools
@@ -9,7 +9,7 @@ from typing import Any
 
 Options = Mapping[str, Any]
 WHOLE = "whole"
-"""Stands for a kernel as large as the input."""
+"""Placeholder for a kernel as large as the input."""
 WINDOWS: tuple[Options, ...] = (
     {"kernel_size": 2},
     {"kernel_size": [2, 1, 3], "stride": 1},
@@ -38,7 +38,7 @@ SOME = tuple(WINDOWS[i] for i in (0, 3, 8, 10, 13))
 
 
 def _with(windows: tuple[Options, ...], **values: tuple[Any, ...]) -> tuple[Options, ...]:
-    """Each of the windows with each choice of the values."""
+    """Combine each of the windows with each choice of values."""
     choices = [
         dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
     ]
@@ -172,7 +172,7 @@ _TRAILING: Shapes = ((5,), (2, 3), (4, 1), (2, 3, 4), (1, 8), (1, 2, 3, 4), (2, 
 
 
 def shapes_of(family: str, dims: int) -> Shapes:
-    """`(N, C, *spatial)`, seven of them; for layer and RMS norm any axes."""
+    """Seven shapes `(N, C, *spatial)`; for layer and RMS norm, shapes with any axes."""
     if family == "batch_norm":
         return _ONES[dims]
     if family in ("layer_norm", "rms_norm", "relu"):

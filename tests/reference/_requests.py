@@ -1,4 +1,4 @@
-"""What a request means: defaults of each convention, layouts, and the form of an answer."""
+"""The meaning of a request: each convention's defaults, layouts, and the form of an answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,10 +43,10 @@ BY_LAYER: Mapping[tuple[str, str], tuple[Any, Any, Any, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One result: what is right, and what its accuracy rests on.
+    """One result: the correct value, and what its accuracy depends on.
 
-    `terms` has the magnitude of what is summed for each element, 0 where nothing is rounded;
-    `count` is how many terms that are, at most.
+    `terms` is the summed magnitude of the terms of each element, 0 where nothing is rounded;
+    `count` is the maximum number of terms.
     """
 
     value: Array
@@ -55,13 +55,13 @@ class Expected:
 
 
 def exact(value: Array) -> Expected:
-    """A result that no dtype rounds."""
+    """A result that is not rounded in any dtype."""
     return Expected(value, np.zeros(value.shape))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A client's request; called with an option's name it gives the value that counts."""
+    """A client's request; calling it with an option's name returns the effective value."""
 
     family: str
     body: Mapping[str, Any]
@@ -81,7 +81,7 @@ class Request:
 
     @property
     def dims(self) -> int:
-        """Spatial axes of the input."""
+        """Number of spatial axes of the input."""
         return int(self.body["input"].ndim) - 1 - bool(self("batched"))
 
     def image(self, name: str = "input") -> Array:
@@ -89,26 +89,26 @@ class Request:
         return self.inward(self.body[name])
 
     def vector(self, name: str, length: int, fill: float) -> Array:
-        """A tensor of one value a channel, or what stands for it."""
+        """A tensor with one value per channel, or `fill` if it was not sent."""
         given: Array | None = self.body.get(name)
         return np.full(length, fill) if given is None else as_numbers(given)
 
     def gradient(self, shape: tuple[int, ...]) -> Array | None:
-        """The gradient of the output of this shape, `(N, C, *out)`, if one was sent."""
+        """The gradient for an output of this shape, `(N, C, *out)`, if one was sent."""
         given = self.body.get("grad_output")
         if given is None:
             return None
         return np.ones(shape) if isinstance(given, str) else self.inward(given)
 
     def inward(self, tensor: Array) -> Array:
-        """As sent -> `(N, C, *spatial)`."""
+        """Convert a tensor as sent to `(N, C, *spatial)`."""
         array = as_numbers(tensor)
         array = array if self("batched") else array[None]
         last = self("layout") == "channels_last" and array.ndim > 2
         return np.ascontiguousarray(np.moveaxis(array, -1, 1) if last else array)
 
     def outward(self, found: Expected) -> Expected:
-        """`(N, C, *spatial)` -> as sent."""
+        """Convert `(N, C, *spatial)` to the layout as sent."""
         return Expected(self._sent(found.value), self._sent(found.terms), found.count)
 
     def _sent(self, array: Array) -> Array:
@@ -118,5 +118,5 @@ class Request:
 
 
 def as_numbers(tensor: Array) -> Array:
-    """Floats in float64, integers in int64."""
+    """Convert floats to float64, and integers to int64."""
     return tensor.astype(np.int64 if tensor.dtype.kind in "iu" else np.float64)

@@ -1,4 +1,4 @@
-"""The normalisation of rows, of which every norm consists, with its gradients."""
+"""Normalization of rows, the building block of every norm, with its gradients."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,20 @@ from tests.reference._windows import Array
 
 @dataclass(frozen=True, slots=True)
 class Normalised:
-    """`(rows, values)` normalised row by row; statistics are `(rows)`."""
+    """`(rows, values)` normalized row by row; statistics have shape `(rows)`."""
 
     mean: Array
     var: Array
     inv_std: Array
     unit: Array
-    """x-hat: the centred values over their deviation."""
+    """x-hat: the centered values divided by their standard deviation."""
 
 
 def normalised(rows: Array, eps: float) -> Normalised:
-    """Each row to mean 0 and variance 1; the mean is taken off before anything is squared."""
+    """Normalize each row to mean 0 and variance 1; the mean is subtracted before squaring."""
     mean = rows.mean(-1)
     centred = rows - mean[:, None]
-    # What rounding left of a large mean.
+    # What remains of a large mean after rounding.
     rest = np.where(np.isfinite(mean), centred.mean(-1), 0)
     mean, centred = mean + rest, centred - rest[:, None]
     var = np.square(centred).mean(-1)
@@ -31,7 +31,7 @@ def normalised(rows: Array, eps: float) -> Normalised:
 
 
 def root_mean_square(rows: Array, eps: float) -> tuple[Array, Array]:
-    """`(rows)`, `(rows, values)`: 1 / sqrt(mean square + eps), and the rows times that.
+    """1 / sqrt(mean square + eps), `(rows)`, and the rows multiplied by it, `(rows, values)`.
 
     Rows are scaled first, so that no square overflows.
     """
@@ -43,7 +43,7 @@ def root_mean_square(rows: Array, eps: float) -> tuple[Array, Array]:
 
 
 def input_gradient(found: Normalised, gradient: Array) -> tuple[Array, Array]:
-    """The gradient in the rows, from that in x-hat, and the magnitude of its terms."""
+    """The gradient of the rows, given that of x-hat, and the magnitude of its terms."""
     unit, size = found.unit, np.abs(gradient)
     along = (gradient * unit).mean(-1, keepdims=True)
     mean = gradient.mean(-1, keepdims=True)
@@ -54,7 +54,7 @@ def input_gradient(found: Normalised, gradient: Array) -> tuple[Array, Array]:
 
 
 def uncentred_gradient(inv_rms: Array, unit: Array, gradient: Array) -> tuple[Array, Array]:
-    """The same of a row that was divided by its root mean square."""
+    """Same as `input_gradient`, for rows divided by their root mean square."""
     along = (gradient * unit).mean(-1, keepdims=True)
     size = np.abs(gradient * unit).mean(-1, keepdims=True)
     scale = inv_rms[:, None]

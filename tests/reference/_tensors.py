@@ -16,7 +16,7 @@ Body = dict[str, Any]
 
 
 def others(family: str, shape: tuple[int, ...], body: Body, number: int) -> Body:
-    """What goes with an input of `(N, C, *spatial)`, by name."""
+    """The tensors that go with an input of shape `(N, C, *spatial)`, by name."""
     if family == "max_unpool":
         return _unpooled(body, number)
     if family == "conv":
@@ -36,7 +36,7 @@ def _vector(name: str, length: int, body: Body, number: int) -> Array:
 
 
 def _running(channels: int, body: Body, number: int) -> Body:
-    """Running statistics, in half of the cases near the batch's own."""
+    """Running statistics, in half of the cases close to the batch's own."""
     mean, var = (_vector(f"running_{name}", channels, body, number) for name in ("mean", "var"))
     finite = body["input"][np.isfinite(body["input"])]
     if number // 4 % 2 and finite.size:
@@ -58,7 +58,7 @@ def _weight(shape: tuple[int, ...], body: Body, number: int) -> Body:
 
 
 def trailing(family: str, body: Body, number: int) -> Body:
-    """Weight and bias of the last axes; `trailing` and an axis that is not there made plain."""
+    """Weight and bias over the last axes; also resolves `trailing` and axes that do not exist."""
     x = body["input"]
     if family == "relu":
         return {}
@@ -78,7 +78,7 @@ def trailing(family: str, body: Body, number: int) -> Body:
 
 
 def _unpooled(body: Body, number: int) -> Body:
-    """Positions, some of them twice, in the base that the request has."""
+    """Positions, some of them duplicates, in the request's index base."""
     request = Request("max_unpool", body)
     found = {}
     extra = body.pop("extra", None)
@@ -100,7 +100,7 @@ def _unpooled(body: Body, number: int) -> Body:
 
 
 def replicas(body: Body, kind: str, turn: str, number: int) -> Body:
-    """Up to two smaller tensors beside the first, and a gradient for each."""
+    """Up to two smaller tensors in addition to the first, and a gradient for each."""
     inputs = [body["input"]]
     for replica in range(number // 2 % 3):
         shape = list(inputs[0].shape)

@@ -1,4 +1,4 @@
-"""Window geometry from the formulas: where windows lie, and what they hold."""
+"""Window geometry from the formulas: where windows lie, and which elements they contain."""
 
 import itertools
 import math
@@ -14,14 +14,15 @@ Array = NDArray[Any]
 
 
 class Refused(Exception):
-    """The mathematics, or the convention, has no answer to the request."""
+    """The request has no answer, mathematically or in its convention."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One spatial axis: for each window the positions of its taps, inside the input or not.
+    """One spatial axis: the positions of each window's taps, whether inside the input or not.
 
-    `limits` are the first position of the padding before, and the one behind the padding after.
+    `limits` are the first position of the leading padding, and the position just past the trailing
+    padding.
     """
 
     length: int
@@ -37,8 +38,8 @@ class Axis:
 class Window:
     """One window over all spatial axes.
 
-    `positions`: its elements, as row-major positions in a plane. `taps`: which tap of the kernel
-    each of them is. `size`: taps in all. `within`: taps on the input or its padding.
+    `positions`: its elements, as row-major positions in a plane. `taps`: the kernel tap of each
+    element. `size`: total number of taps. `within`: number of taps on the input or its padding.
     """
 
     positions: Array
@@ -48,7 +49,7 @@ class Window:
 
 
 def per_axis(value: Any, dims: int) -> list[Any]:
-    """One entry an axis; a single one counts for all."""
+    """Expand to one entry per axis; a single entry applies to all axes."""
     entries = list(value) if isinstance(value, list | tuple) else [value]
     return entries * dims if len(entries) == 1 else entries
 
@@ -56,9 +57,9 @@ def per_axis(value: Any, dims: int) -> list[Any]:
 def sliding_axis(
     length: int, kernel: int, stride: int, dilation: int, padding: Any, *, ceil: bool, keep: bool
 ) -> Axis:
-    """Windows of `kernel` taps, `dilation` apart, `stride` from one to the next.
+    """Windows of `kernel` taps, `dilation` apart, each `stride` after the previous one.
 
-    `padding` is a mode, or what stands before and after.
+    `padding` is a mode, or the padding before and after.
     """
     extent = dilation * (kernel - 1) + 1
     if padding in ("same", "same_upper", "same_lower"):
@@ -90,13 +91,13 @@ def adaptive_axis(length: int, output: int) -> Axis:
 
 
 def whole_axis(length: int) -> Axis:
-    """One window over all of it."""
+    """One window over the whole axis."""
     return Axis(length, (tuple(range(length)),), (0, length))
 
 
 @lru_cache(maxsize=4096)
 def windows(axes: tuple[Axis, ...]) -> tuple[Window, ...]:
-    """All windows, row-major."""
+    """All windows, in row-major order."""
     return tuple(
         _window(axes, taps) for taps in itertools.product(*(axis.windows for axis in axes))
     )
@@ -128,7 +129,7 @@ def flat(index: Iterable[int], lengths: Iterable[int]) -> int:
 
 
 def pool_axes(spatial: Sequence[int], options: Any) -> tuple[Axis, ...]:
-    """The axes of a pooling over sliding windows; `options` is asked for each option."""
+    """The axes of a pooling over sliding windows; `options` is called with each option's name."""
     dims = len(spatial)
     kernels = per_axis(options("kernel_size"), dims)
     stride = options("stride")
@@ -142,7 +143,7 @@ def axes_of(
     spatial: Sequence[int], kernels: list[int], stride: Any, padding: Any, options: Any, *,
     halved: bool,
 ) -> tuple[Axis, ...]:  # fmt: skip
-    """The axes of windows; with `halved`, pooling's limits of padding hold."""
+    """The axes of sliding windows; with `halved`, pooling's limits on padding apply."""
     dims = len(spatial)
     axes = []
     pads = [padding] * dims if isinstance(padding, str) else per_axis(padding, dims)

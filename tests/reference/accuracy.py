@@ -1,7 +1,8 @@
-"""How far the service's results are off, as a share of what `bounds.py` allows.
+"""Measures the service's errors as a fraction of what `bounds.py` allows.
 
-`python -m tests.reference.accuracy` prints the worst of each layer and result as a Markdown table,
-the last rounding left out; with `--full` on long sums, with `--units` as roundings of the terms.
+`python -m tests.reference.accuracy` prints the largest error of each layer and result as a Markdown
+table, not counting the last rounding. `--full` measures the longer sums, and `--units` prints
+errors in roundings of the terms.
 """
 
 import sys
@@ -26,7 +27,7 @@ from tests.reference.service import ask
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One result of one answer: its worst error, and over how many terms."""
+    """One result of one answer: its largest error, and the number of terms."""
 
     case: Case
     name: str
@@ -38,7 +39,7 @@ class Measured:
 def measured(
     engine: Engine, layer: str, *, full: bool, planted: LayerSpec | None = None
 ) -> Iterator[Measured]:
-    """Every result of every long request to a layer."""
+    """Measure every result of every request with long sums to a layer."""
     for case in long_cases(layer, full=full):
         answer = ask(engine, layer, case.body, planted)
         yield from _of(case, expected(layer, case.body), answer)
@@ -55,7 +56,7 @@ def _of(
 
 
 def _units(right: Expected, got: Array, dtype: str) -> float:
-    """The worst error in roundings of its terms."""
+    """The largest error, in roundings of the terms."""
     if got.dtype.kind in "iu":
         return 0.0
     error = np.abs(right.value - got) - last_rounding(right, dtype)
@@ -65,7 +66,7 @@ def _units(right: Expected, got: Array, dtype: str) -> float:
 
 
 def rows(engine: Engine, *, full: bool, units: bool) -> Iterator[str]:
-    """The table's lines."""
+    """The lines of the table."""
     yield "| layer | result | bound | worst share of it | terms |"
     yield "|---|---|---|---|---|"
     for layer in LAYERS:

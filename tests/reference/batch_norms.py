@@ -13,7 +13,7 @@ Results = dict[str, Expected]
 
 
 def batch_norm(request: Request) -> Results:
-    """One tensor, normalised a channel."""
+    """One tensor, normalized per channel."""
     x = request.image()
     gradient = request.gradient(x.shape)
     found = _normalise(request, [x], None if gradient is None else [gradient])
@@ -22,7 +22,7 @@ def batch_norm(request: Request) -> Results:
 
 
 def sync_batch_norm(request: Request) -> Results:
-    """A list of tensors, normalised a channel over all of them together."""
+    """A list of tensors, normalized per channel over all of them together."""
     inputs = [request.inward(x) for x in request.body["inputs"]]
     given = request.body.get("grad_outputs")
     gradients: list[Array] | None = None
@@ -130,7 +130,7 @@ def _rows(tensors: list[Array]) -> Array:
 
 
 def _split(request: Request, name: str, rows: Expected, inputs: list[Array]) -> Results:
-    """`(C, values)` back to each replica's own shape."""
+    """Split `(C, values)` back to each replica's own shape."""
     found, start = {}, 0
     for index, x in enumerate(inputs):
         end = start + x.size // x.shape[1]

@@ -1,7 +1,7 @@
-"""How accurate each result is, at least: the one table of it.
+"""The table of error bounds for each result.
 
-u is the unit roundoff of what is computed in: 2^-24 in float32 and the half types, 2^-53 in
-float64. Everything is rounded once more to the dtype of the answer. n is the number of terms.
+u is the unit roundoff of the dtype used for computing: 2^-24 for float32 and the half types, 2^-53
+for float64. Everything is rounded once more to the answer's dtype. n is the number of terms.
 """
 
 import re
@@ -15,14 +15,14 @@ from tests.reference.precision import DOUBLE, FLOATS, computing
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`units(n)` roundings of a result's terms, and in words what its terms are."""
+    """A bound of `units(n)` roundings of a result's terms, and a description of the terms."""
 
     units: Callable[[int], float]
     text: str
 
 
 LONGEST = 1024
-"""Most terms of a sum in float32; longer ones are in float64, and rounded once."""
+"""Maximum number of terms in a float32 sum; longer sums are in float64 and rounded once."""
 
 
 def _constant(units: float) -> Callable[[int], float]:
@@ -30,17 +30,17 @@ def _constant(units: float) -> Callable[[int], float]:
 
 
 def _sum(n: int) -> float:
-    """Numbers of one sign, added one by one: what rounding adds up to, at worst."""
+    """Worst-case accumulated rounding for numbers of one sign, added one by one."""
     return 4 + n / 4 if n <= LONGEST else 4
 
 
 def _pieces(n: int) -> float:
-    """The same in pieces, which are summed in float64."""
+    """Same as `_sum`, for pieces that are added up in float64."""
     return 4 + min(n, LONGEST) / 4
 
 
 def _plane(n: int) -> float:
-    """The same in eight lanes and more, of a plane's values or a piece of them."""
+    """Same as `_sum`, for a plane's values or a piece of them, in eight or more vector lanes."""
     return 4 + min(n, LONGEST) / 32
 
 
@@ -121,14 +121,14 @@ BOUNDS: Mapping[str, Mapping[str, Bound]] = {
 
 
 def result_of(name: str) -> str:
-    """A result's name without the numbers that count tensors."""
+    """A result's name without the indices of tensors in lists."""
     return re.sub(r"\.\d+(?=\.|$)", "", name)
 
 
 def tolerances(family: str, name: str, right: Expected, dtype: str) -> Array:
-    """How far each element may be off, its last rounding left out.
+    """The allowed error of each element, not counting its last rounding.
 
-    That of the reference itself, and of sums in float64, is n roundings of float64.
+    Includes n roundings in float64, for the reference itself and for float64 sums.
     """
     bound, kind = BOUNDS[family][result_of(name)], computing(dtype)
     units = bound.units(right.count) * kind.unit + (right.count + 16) * DOUBLE.unit
@@ -138,7 +138,7 @@ def tolerances(family: str, name: str, right: Expected, dtype: str) -> Array:
 
 
 def last_rounding(right: Expected, dtype: str) -> Array:
-    """The most that rounding to the dtype of the answer moves each element."""
+    """The maximum error of each element from rounding to the answer's dtype."""
     kind = FLOATS[dtype]
     rounding: Array = kind.unit * abs(right.value) + kind.granule / 2
     return rounding

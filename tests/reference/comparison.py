@@ -1,4 +1,4 @@
-"""An answer held against what is right."""
+"""Comparison of an answer with the correct results."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tests.reference.precision import rounded
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where an answer is wrong first."""
+    """The first place where an answer is wrong."""
 
     name: str
     index: tuple[int, ...]
@@ -31,7 +31,7 @@ class Difference:
 def differences(
     family: str, right: Mapping[str, Expected], answer: Mapping[str, Array], dtype: str
 ) -> Iterator[Difference]:
-    """One for each result that is missing, too much, of another shape, or too far off."""
+    """One for each result that is missing, unexpected, of another shape, or too far off."""
     for name in sorted(right.keys() ^ answer.keys()):
         yield Difference(f"{name} {'missing' if name in right else 'too much'}", (), 0, 0, 0)
     for name in sorted(right.keys() & answer.keys()):
@@ -48,7 +48,7 @@ def differences(
 
 
 def _agrees(family: str, name: str, right: Expected, got: Array, dtype: str) -> Array:
-    """Which elements lie between the least and the greatest number that is right."""
+    """Which elements lie between the smallest and largest acceptable numbers."""
     value: Array = right.value
     if got.dtype.kind in "iu":
         same: Array = value == got
@@ -61,7 +61,7 @@ def _agrees(family: str, name: str, right: Expected, got: Array, dtype: str) -> 
 
 
 def worst_ratio(family: str, name: str, right: Expected, got: Array, dtype: str) -> float:
-    """The largest error as a share of the bound, its last rounding left out."""
+    """The largest error as a fraction of the bound, not counting the last rounding."""
     if got.dtype.kind in "iu":
         return float((right.value != got).any())
     error = np.abs(right.value - got) - last_rounding(right, dtype)

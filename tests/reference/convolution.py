@@ -9,7 +9,7 @@ from tests.reference._windows import Array, Axis, axes_of, per_axis, windows
 
 
 def conv_axes(request: Request) -> tuple[Axis, ...]:
-    """The axes that the kernel slides over."""
+    """The axes over which the kernel slides."""
     spatial = request.image().shape[2:]
     kernels = list(request.body["weight"].shape[2:])
     stride = per_axis(request("stride"), len(spatial))

@@ -1,4 +1,4 @@
-"""All layers by name: what is right for a request."""
+"""All layers by name, with the correct results for a request."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -32,15 +32,15 @@ LAYERS = tuple(
 
 
 def family_of(layer: str) -> str:
-    """The layer without its number of axes."""
+    """The layer's name without its number of axes."""
     return re.sub(r"[123]d$", "", layer)
 
 
 def expected(layer: str, body: Mapping[str, Any]) -> dict[str, Expected]:
-    """What is right, by dotted name, laid out as the request asks.
+    """The correct results by dotted name, in the requested layout.
 
     Raises:
-        Refused: there is no answer.
+        Refused: the request has no answer.
 
     """
     family = family_of(layer)
@@ -52,7 +52,7 @@ def output_shape(layer: str, body: Mapping[str, Any]) -> tuple[int, ...]:
     """The shape of the output as sent, from the geometry alone.
 
     Raises:
-        Refused: there is none.
+        Refused: the request has no answer.
 
     """
     family = family_of(layer)

@@ -10,8 +10,8 @@ from tests.reference.pooling import Results, axes_of, gradient_of, shaped, sprea
 def lp_pool(request: Request) -> Results:
     """`y = (scale * sum |x|^p)^(1/p)`, signed where `lp_abs` is false.
 
-    `dy/dx = scale * s^(1/p - 1) * |x|^(p - 1) * sign(x)`; nothing through a sum of 0, and nothing
-    of a gradient of 0 to an element of 0, however steep.
+    `dy/dx = scale * s^(1/p - 1) * |x|^(p - 1) * sign(x)`; no gradient passes
+    through a sum of 0, and a gradient of 0 stays 0 at an element of 0, however steep the slope.
     """
     x, axes, p = request.image(), axes_of(request), float(request("norm_type"))
     planes, seen = x.reshape(*x.shape[:2], -1), windows(axes)
@@ -24,7 +24,7 @@ def lp_pool(request: Request) -> Results:
         total = powers.sum(-1) * scale
         size = np.abs(powers).sum(-1) * scale
         output[:, :, number] = total ** (1 / p)
-        # How far an error of 1 in the sum's terms, and in the root, moves the result.
+        # How much an error of 1 in the sum's terms, and in the root, changes the result.
         ratio = size / np.abs(total) / p
         amplified = np.where(np.isfinite(ratio), ratio, 0)
         terms[:, :, number] = np.abs(output[:, :, number]) * (1 + amplified)
@@ -49,7 +49,7 @@ def lp_pool(request: Request) -> Results:
 
 
 def _scale(window: Window, request: Request) -> float:
-    """What a partial window's sum is scaled up by."""
+    """The factor by which a partial window's sum is scaled up."""
     if request("lp_partial") == "sum":
         return 1.0
     return window.size / max(1, window.within)

@@ -23,7 +23,7 @@ Results = dict[str, Expected]
 
 
 def axes_of(request: Request) -> tuple[Axis, ...]:
-    """The axes that the layer pools over."""
+    """The axes over which the layer pools."""
     spatial = request.image().shape[2:]
     if request.family.startswith("global"):
         return tuple(map(whole_axis, spatial))
@@ -59,7 +59,7 @@ def max_pool(request: Request) -> Results:
     gradient = gradient_of(request, shape)
     if gradient is not None:
         parts = [gradient[:, :, number, None] * share for number, share in enumerate(shares)]
-        # A window passes nothing to those that did not win, not even NaN.
+        # A window passes no gradient to elements that did not win, not even NaN.
         parts = [np.where(s > 0, part, 0.0) for s, part in zip(shares, parts, strict=True)]
         found["gradients.input"] = spread(request, x.shape, seen, parts)
     return found
@@ -84,7 +84,7 @@ def _maximum(elements: Array, ignore_nan: bool) -> tuple[Array, Array, Array]:
 
 
 def _shares(winners: Array, chosen: Array, tie: str) -> Array:
-    """`(N, C, taps)`: what part of the window's gradient each tap gets."""
+    """`(N, C, taps)`: the share of the window's gradient that each tap gets."""
     if tie == "all":
         return winners.astype(np.float64)
     share: Array = winners / np.maximum(winners.sum(-1, keepdims=True), 1)
@@ -95,7 +95,7 @@ def _shares(winners: Array, chosen: Array, tie: str) -> Array:
 
 
 def _numbered(where: Array, shape: tuple[int, ...], request: Request) -> Array:
-    """Positions in a plane -> indices in the base that was asked for."""
+    """Convert positions in a plane to indices in the requested base."""
     base = "plane" if request.family.startswith("adaptive") else request("index_base")
     samples, channels, spatial = shape[0], shape[1], shape[2:]
     channel = np.arange(channels)[None, :, None]
@@ -110,7 +110,7 @@ def _numbered(where: Array, shape: tuple[int, ...], request: Request) -> Array:
 
 
 def avg_pool(request: Request) -> Results:
-    """The sum of each window over its divisor."""
+    """The sum of each window divided by its divisor."""
     x, axes = request.image(), axes_of(request)
     planes, seen = x.reshape(*x.shape[:2], -1), windows(axes)
     divisors = [_divisor(window, request) for window in seen]
@@ -142,7 +142,7 @@ def _divisor(window: Window, request: Request) -> int:
         if not window.positions.size:
             raise Refused("a window without elements")
         return window.positions.size
-    # A window of nothing but overhang has the sum 0, whatever divides it.
+    # A window with only overhang has sum 0, whatever its divisor.
     return window.size if request("overhang_divisor") == "kernel" else max(1, window.within)
 
 
@@ -166,7 +166,7 @@ def shaped(found: Expected, request: Request, shape: tuple[int, ...]) -> Expecte
 
 
 def spread(request: Request, shape: tuple[int, ...], seen: Any, parts: list[Array]) -> Expected:
-    """The sum over all windows of what each gives to its elements, `(N, C, taps)`."""
+    """Sum, over all windows, the parts that each contributes to its elements, `(N, C, taps)`."""
     total, terms = np.zeros((2, *shape[:2], math.prod(shape[2:])))
     times = np.zeros(math.prod(shape[2:]), np.int64)
     for window, part in zip(seen, parts, strict=True):

@@ -1,4 +1,4 @@
-"""Float types: rounding to them by hand, and how far a result may be off."""
+"""Float types: rounding to them by hand, and their unit roundoffs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tests.reference._windows import Array
 
 @dataclass(frozen=True, slots=True)
 class FloatType:
-    """A binary float of `digits` significant bits, and its least normal exponent."""
+    """A binary float type with `digits` significant bits, and its smallest normal exponent."""
 
     digits: int
     least: int
@@ -37,12 +37,12 @@ DOUBLE = FLOATS["float64"]
 
 
 def computing(dtype: str) -> FloatType:
-    """What a dtype is computed in: half types in float32."""
+    """The float type used to compute a dtype: float32 for half types."""
     return FLOATS["float64" if dtype == "float64" else "float32"]
 
 
 def rounded(values: Array, dtype: str) -> Array:
-    """Float64 numbers, each the nearest that the dtype has; ties to even."""
+    """Round each number to the nearest in the dtype, ties to even; the result is in float64."""
     if dtype == "bfloat16":
         return from_bfloat16(to_bfloat16(values))
     if dtype in FLOATS:
@@ -52,9 +52,9 @@ def rounded(values: Array, dtype: str) -> Array:
 
 
 def to_bfloat16(values: Array) -> Array:
-    """The 16 bits of the nearest bfloat16.
+    """The bits of the nearest bfloat16.
 
-    A float32 made by rounding to odd keeps what is needed to round a second time.
+    Rounding to odd in float32 keeps the information needed for the second rounding.
     """
     with np.errstate(over="ignore", under="ignore"):
         single = values.astype(np.float32)
@@ -67,5 +67,5 @@ def to_bfloat16(values: Array) -> Array:
 
 
 def from_bfloat16(bits: Array) -> Array:
-    """Float64 numbers of bfloat16's bits."""
+    """Convert bfloat16 bits to float64 numbers."""
     return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)

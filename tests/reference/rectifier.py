@@ -6,7 +6,7 @@ from tests.reference._requests import Expected, Request, as_numbers, exact
 
 
 def relu(request: Request) -> dict[str, Expected]:
-    """The element, or 0 where it is negative; a gradient passes where it is not 0 or below."""
+    """The element, or 0 if it is negative; the gradient passes unless the element is at most 0."""
     x = as_numbers(request.body["input"])
     found = {"output": exact(np.where(x <= 0, 0, x))}
     given = request.body.get("grad_output")

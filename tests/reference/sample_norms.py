@@ -19,7 +19,7 @@ FLOAT32_EPSILON, FLOAT64_EPSILON = 2.0**-23, 2.0**-52
 
 
 def group_norm(request: Request) -> Results:
-    """Each group of channels of each sample."""
+    """Normalize each group of channels in each sample."""
     x = request.image()
     instance = request.family == "instance_norm"
     groups = x.shape[1] if instance else request("num_groups")
@@ -41,7 +41,7 @@ def group_norm(request: Request) -> Results:
 
 
 def layer_norm(request: Request) -> Results:
-    """The last axes of each position, together."""
+    """Normalize the last axes together, for each position of the leading axes."""
     x = as_numbers(request.body["input"])
     lead = _lead(request, x)
     weight, bias = (_parameter(request, name, x, lead) for name in ("weight", "bias"))
@@ -51,7 +51,7 @@ def layer_norm(request: Request) -> Results:
 
 
 def rms_norm(request: Request) -> Results:
-    """The last axes of each position over their root mean square."""
+    """Divide the last axes, for each position of the leading axes, by their root mean square."""
     x = as_numbers(request.body["input"])
     lead = _lead(request, x)
     weight, gradient = _parameter(request, "weight", x, lead), _as_sent(request, x)
@@ -78,7 +78,7 @@ def _centred(
     x: Array, weight: Array, bias: Array, gradient: Array | None, groups: tuple[int, ...],
     summed: tuple[int, ...], eps: float,
 ) -> Results:  # fmt: skip
-    """Rows of `groups`, in row-major order; parameters' gradients summed over axes `summed`."""
+    """Normalize rows of `groups`, row-major; parameter gradients are summed over axes `summed`."""
     rows = x.reshape(math.prod(groups), -1)
     parts = normalised(rows, float(eps))
     count = rows.shape[1]
@@ -109,7 +109,7 @@ def _statistic(value: Array, terms: Array, shape: tuple[int, ...], count: int) -
 
 
 def _lead(request: Request, x: Array) -> int:
-    """How many axes stand before the normalised ones."""
+    """How many axes come before the normalized ones."""
     axis, lengths = request("axis"), request("normalized_shape")
     if axis is not None:
         return int(axis) % x.ndim

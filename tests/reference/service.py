@@ -1,4 +1,4 @@
-"""The service asked with numpy arrays, past the codecs."""
+"""Calls the service with NumPy arrays, bypassing the codecs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ from tests.reference.precision import from_bfloat16, to_bfloat16
 def ask(
     engine: Engine, layer: str, body: Mapping[str, Any], planted: LayerSpec | None = None
 ) -> dict[str, Array]:
-    """The answer's tensors by dotted name; `planted` is a layer to ask in its place.
+    """Return the answer's tensors by dotted name; `planted` is a layer to run in place of `layer`.
 
     Raises:
-        InvalidRequest: it was refused.
+        InvalidRequest: the request was refused.
 
     """
     spec = planted or LAYERS[layer]

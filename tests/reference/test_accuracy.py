@@ -1,4 +1,4 @@
-"""Every result within its bound, on long sums; longer ones in the long run."""
+"""Every result is within its bound on long sums; the long run tests longer ones."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_every_layer_has_its_bounds() -> None:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_docs_tell_the_bounds_that_are_held(layer: str) -> None:
-    """The page of the layers is printed from `accuracy`."""
+    """The layers page is generated from `accuracy`."""
     told = SPECS[layer].accuracy
     held = {name: bound.text for name, bound in BOUNDS[family_of(layer)].items()}
     assert {name: held[result_of(name)] for name in told} == told

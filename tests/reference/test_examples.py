@@ -1,4 +1,4 @@
-"""Requests that were answered wrongly once, each with its right numbers."""
+"""Regression tests: requests once answered incorrectly, with their correct results."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Faults planted in the service: the product or the bounds must find each of them."""
+"""Faults planted in the service, each of which the product or the bounds must detect."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Wrong = Callable[[Run], Run]
 
 
 def with_options(**values: Any) -> Wrong:
-    """Options read as others; a function is asked for the wrong value."""
+    """Replace options with wrong values; a function is called for the wrong value."""
 
     def wrong(run: Run) -> Run:
         def planted(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def with_options(**values: Any) -> Wrong:
 def with_result(
     name: str, change: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], Any]
 ) -> Wrong:
-    """One result changed, knowing the inputs."""
+    """Change one result, given the inputs."""
 
     def wrong(run: Run) -> Run:
         def planted(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch.Tensor]:
@@ -54,7 +54,7 @@ def with_result(
 
 
 def with_input(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Wrong:
-    """One input changed before the layer sees it."""
+    """Change one input before it reaches the layer."""
 
     def wrong(run: Run) -> Run:
         return lambda tensors, plan: run({**tensors, name: change(tensors[name])}, plan)
@@ -80,7 +80,7 @@ def without_last_gradient(y: torch.Tensor, tensors: Mapping[str, torch.Tensor]) 
 
 
 def naive_sum(y: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Averages of windows of 300, added one by one in float32."""
+    """Averages over windows of 300 elements, added one by one in float32."""
     windows = tensors["input"].unfold(2, 300, 50)
     return windows.cumsum(-1, dtype=torch.float32)[..., -1] / 300
 

@@ -1,4 +1,4 @@
-"""The service against the reference, over the whole product; briefly one case in five."""
+"""Compares the service with the reference over the product, or briefly over every fifth case."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def faults(engine: Engine, case: Case, planted: LayerSpec | None = None) -> Iterator[str]:
-    """What is wrong with the service's answer to a case, in words."""
+    """Describe what is wrong with the service's answer to a case."""
     try:
         right = expected(case.layer, case.body)
     except Refused:

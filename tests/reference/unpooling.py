@@ -1,4 +1,4 @@
-"""Max unpooling: each value back to the position that its index names."""
+"""Max unpooling: puts each value back at the position given by its index."""
 
 import math
 
@@ -9,7 +9,7 @@ from tests.reference._windows import Array, per_axis
 
 
 def default_size(request: Request) -> tuple[int, ...]:
-    """The spatial lengths that the pooling came from, had no remainder been cut."""
+    """Spatial lengths of the pooling's input, assuming that no remainder was cut off."""
     shape = request.image().shape
     dims = len(shape) - 2
     kernels = per_axis(request("kernel_size"), dims)
@@ -34,7 +34,7 @@ def output_size(request: Request) -> tuple[int, ...]:
 
 
 def max_unpool(request: Request) -> dict[str, Expected]:
-    """Zeros but for the values at their indices; of several, the last in row-major order."""
+    """Zeros except for the values at their indices; of duplicates, the last in row-major order."""
     x, out = request.image(), output_size(request)
     space = default_size(request) if request("index_space") == "default" else out
     where = _positions(request.image("indices"), space, request)
@@ -53,7 +53,7 @@ def max_unpool(request: Request) -> dict[str, Expected]:
 
 
 def _positions(indices: Array, space: tuple[int, ...], request: Request) -> Array:
-    """Indices -> row-major positions in a plane of the lengths `space`."""
+    """Convert indices to row-major positions in a plane with lengths `space`."""
     base = request("index_base")
     if base == "plane":
         return indices

@@ -1,8 +1,8 @@
 """JSON: numbers go from text to a buffer and back without becoming Python objects.
 
-simdjson parses the text and hands each numeric array over as one flat buffer; orjson prints
-arrays. What these two refuse, or would flatten or print as `null` in silence (ragged rows,
-non-finite numbers, integers beyond 64 bits), takes a slower path under the same rules.
+simdjson parses the text and returns each numeric array as one flat buffer; orjson serializes
+arrays. What these two reject, or would silently flatten or write as `null` (ragged rows,
+non-finite numbers, integers beyond 64 bits), takes a slower path with the same rules.
 """
 
 from app.codecs.json._reader import decode
@@ -12,10 +12,10 @@ from app.schemas.tensors import DTYPES
 INLINE_BYTES = 384 * 1024
 """Messages up to this size are read in about a millisecond."""
 INLINE_NUMBERS = 38 * 1024
-"""Answers of so many numbers are printed in about a millisecond."""
+"""Answers with up to this many numbers are serialized in about a millisecond."""
 NEED_FACTOR = 10
-"""Memory at the peak of reading to the body's length, beside what the parser keeps: the body, and
-a number of up to eight bytes for two of its characters."""
+"""Peak memory of reading, as a multiple of the body's length, in addition to what the parser keeps:
+the body, and a number of up to eight bytes for every two characters."""
 
 
 def need_bytes(body_bytes: int) -> int:
@@ -24,7 +24,7 @@ def need_bytes(body_bytes: int) -> int:
 
 
 def answer_bytes(numbers: int, dtype: str) -> int:
-    """Memory that the text of an answer takes."""
+    """Memory that an answer's text takes."""
     return numbers * (26 if DTYPES[dtype].itemsize == 8 else 16)
 
 

@@ -1,4 +1,4 @@
-"""JSON document -> plain values and tensor payloads."""
+"""Decodes a JSON document to plain values and tensor payloads."""
 
 import threading
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ Fields = Mapping[str, Field]
 def decode(
     body: bytes | bytearray, tensors: Fields, *, max_rank: int, max_list: int
 ) -> dict[str, object]:
-    """Read one JSON object; the fields named in `tensors` become payloads, wherever they stand.
+    """Decode one JSON object; the fields named in `tensors` become payloads, in any order.
 
     Raises:
         MalformedBody: not a JSON object in UTF-8.
@@ -41,14 +41,14 @@ def decode(
     return fields
 
 
-# A parser keeps its memory for the next document, which halves the time that large ones take: each
-# thread has its own, so that one process keeps one large one. It must not be used again while
-# values of its document live: after an error it is left to them.
+# A parser keeps its memory for the next document, which halves the time for large documents. Each
+# thread has its own parser, so that a process keeps only one large one. A parser must not be reused
+# while values of its document are alive, so it is abandoned to them after an error.
 _own = threading.local()
 
 
 class _Reader:
-    """Reads one document; the path to what it reads becomes the pointers of its errors."""
+    """Reads one document, tracking the path so that errors can point to it."""
 
     def __init__(self, max_rank: int, max_list: int) -> None:
         self._max_rank = max_rank
@@ -101,10 +101,10 @@ class _Reader:
 
     @staticmethod
     def _listed(value: Any, most: int, what: str, pointer: str) -> Any:
-        """The list itself.
+        """Return the value if it is a list of at most `most` entries.
 
         Raises:
-            InvalidRequest: an object in its place, or too many entries.
+            InvalidRequest: not a list, or too many entries.
 
         """
         if not isinstance(value, simdjson.Array):
@@ -131,7 +131,7 @@ class _Reader:
         return payload
 
     def _alone(self, value: object, field: DocumentsField) -> dict[str, object] | RequestError:
-        """One of many requests, or what is wrong with it."""
+        """Decode one request of a batch, or return the error that refuses it."""
         try:
             if not isinstance(value, simdjson.Object):
                 raise InvalidRequest(f"expected an object; got {json_kind(plain_kind(value))}")

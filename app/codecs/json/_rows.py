@@ -1,4 +1,4 @@
-"""Ragged rows: nested arrays whose lengths differ from what the first of each axis shows."""
+"""Detects ragged rows: nested arrays whose lengths differ from the first entry's on that axis."""
 
 import math
 from collections.abc import Callable
@@ -11,29 +11,29 @@ from app.codecs.json._text import members
 from app.schemas.tensors import Shape
 
 SHORT_ROW_BYTES = 128
-"""Rows shorter than this are compared faster as text than one by one."""
+"""Rows shorter than this are checked faster as text than one by one."""
 Walk = Callable[[Any, Shape, str], None]
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 
 
 class Rows:
-    """Finds ragged rows, which a flat buffer hides where the total count fits."""
+    """Finds ragged rows, which a flat buffer hides if the total number of elements fits."""
 
     def __init__(self) -> None:
         self._nested: dict[str, tuple[Any, Shape, Walk]] = {}
 
     def add(self, pointer: str, value: Any, shape: Shape, walk: Walk) -> None:
-        """A nested tensor, whose rows are still to be compared with its shape."""
+        """Register a nested tensor whose rows are yet to be checked against its shape."""
         self._nested[pointer] = (value, shape, walk)
 
     def check(self, body: bytes | bytearray, document: Any) -> None:
-        """`walk` over every row, to say which is wrong, unless it is certain that none is."""
+        """Call `walk` on each tensor to report a ragged row, unless all are surely full."""
         if self._nested and not self._are_full(body, document):
             for pointer, (value, shape, walk) in self._nested.items():
                 walk(value, shape, pointer)
 
     def _are_full(self, body: bytes | bytearray, document: Any) -> bool:
-        """False may be a false alarm (a bracket inside a string)."""
+        """Whether all rows are full; False may be a false alarm (a bracket inside a string)."""
         expected = self._spell(document, "")
         rows = sum(math.prod(shape[:-1]) for _, shape, _ in self._nested.values())
         if rows * SHORT_ROW_BYTES > len(body):
@@ -47,7 +47,7 @@ class Rows:
             return False
 
     def _spell(self, value: object, pointer: str) -> bytes:
-        """The brackets and commas that the value's text must have if every row is full."""
+        """The brackets and commas that the value's text has if every row is full."""
         if pointer in self._nested:
             return _spell_array(self._nested[pointer][1])
         if isinstance(value, simdjson.Object):
@@ -65,7 +65,7 @@ def _join(pointer: str, key: str) -> str:
 
 
 def _has_shape(value: Any, shape: Shape) -> bool:
-    """Whether every row is as long as the shape says; a number among rows is a TypeError."""
+    """Whether every row has the length given by the shape; a number among rows is a TypeError."""
     if len(value) != shape[0]:
         return False
     if len(shape) == 2:

@@ -1,4 +1,4 @@
-"""One tensor of a JSON document -> payload, in any of its three forms."""
+"""Decodes one tensor of a JSON document, in any of its three forms, to a payload."""
 
 import math
 from base64 import b64decode
@@ -18,7 +18,7 @@ MAX_PLAIN_VALUES = 256
 
 
 def plain(value: object, name: str) -> Any:
-    """An option's value as Python objects, a few hundred at the most."""
+    """Convert an option's value to Python objects, a few hundred at most."""
     if not isinstance(value, simdjson.Array | simdjson.Object):
         return value
     budget = MAX_PLAIN_VALUES
@@ -51,14 +51,14 @@ def _leaves(value: Any) -> Iterator[float]:
 
 
 class TensorReader:
-    """Reads a tensor into a payload of one dtype."""
+    """Reads tensors into payloads of one dtype."""
 
     def __init__(self, dtype: DType, max_rank: int) -> None:
         self._dtype = dtype
         self._max_rank = max_rank
 
     def read(self, value: Any, name: str) -> TensorPayload:
-        """The tensor in any of its three forms."""
+        """Read a tensor in any of its three forms."""
         if isinstance(value, simdjson.Array):
             shape = self._nested_shape(value, name)
             numbers = self._numbers(value, shape, name)
@@ -71,7 +71,7 @@ class TensorReader:
         return self.flat(shape, found["data"], f"{name}/data")
 
     def flat(self, shape: Shape, data: Any, name: str) -> TensorPayload:
-        """The numbers of an array, in row-major order of the shape."""
+        """Read an array of numbers, in row-major order of the shape."""
         numbers = self._numbers(data, (len(data),), name)
         if not numbers.size == len(data) == math.prod(shape):
             raise InvalidRequest.at(
@@ -91,7 +91,7 @@ class TensorReader:
         return as_payload(elements, self._dtype.name, shape)
 
     def walk(self, value: Any, shape: Shape, pointer: str) -> None:
-        """Look at every row and element; raises at the first that does not fit the shape."""
+        """Check every row and element; raise at the first that does not fit the shape."""
         if not isinstance(value, simdjson.Array) or len(value) != shape[0]:
             came = len(value) if isinstance(value, simdjson.Array) else json_kind(plain_kind(value))
             detail = f"{pointer}: expected a row of length {shape[0]}, like the first; got {came}"
@@ -116,7 +116,7 @@ class TensorReader:
         return isinstance(item, wanted) and not isinstance(item, bool)
 
     def _nested_shape(self, value: Any, name: str) -> Shape:
-        """The shape that the first entry of each axis shows."""
+        """The shape, judged by the first entry of each axis."""
         shape: list[int] = []
         while isinstance(value, simdjson.Array):
             shape.append(len(value))
@@ -125,7 +125,7 @@ class TensorReader:
         return tuple(shape)
 
     def _members(self, value: Any, name: str) -> tuple[Shape, dict[str, Any]]:
-        """Shape and members of {"shape", "data"} or {"shape", "dtype", "base64"}."""
+        """The shape and members of {"shape", "data"} or {"shape", "dtype", "base64"}."""
         found = dict(members(value))
         shape = plain(found.get("shape"), name)
         flat = isinstance(found.get("data"), simdjson.Array) and "base64" not in found
@@ -149,7 +149,7 @@ class TensorReader:
         return tuple(shape), found
 
     def _unpacked(self, shape: Shape, text: str, name: str) -> TensorPayload:
-        """The elements that base64 text holds."""
+        """Decode the elements from base64 text."""
         try:
             data = bytearray(b64decode(text, validate=True))
         except ValueError as error:
@@ -167,7 +167,7 @@ class TensorReader:
             raise InvalidRequest.at(name, "too-deep", detail)
 
     def _numbers(self, data: Any, shape: Shape, pointer: str) -> Array:
-        """All numbers below `data` in one array, float64 or int64."""
+        """Flatten all numbers in `data` into one array of float64 or int64."""
         of_type, storage = ("d", "<f8") if self._dtype.is_float else ("i", "<i8")
         try:
             return np.frombuffer(data.as_buffer(of_type=of_type), storage)

@@ -1,4 +1,4 @@
-"""Text -> simdjson document, and what is wrong where that fails."""
+"""Parses text to a simdjson document, and diagnoses the error where that fails."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from app.schemas.tensors import json_kind
 
 MAX_MEMBERS = 256
 DIAGNOSED_BYTES = 256 * 1024
-"""Longest body that is parsed again, with Python's parser, to say where it is wrong."""
+"""Longest body that is parsed again with Python's parser to locate the error."""
 _LONG_INTEGER = b"0" * 19
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _DIGIT_RUN = re.compile(b"0+")
 
 
 def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
-    """The body's one JSON object.
+    """Parse a body that is one JSON object.
 
     Raises:
         MalformedBody: not a JSON object in UTF-8.
@@ -42,11 +42,11 @@ def parse(parser: simdjson.Parser, body: bytes | bytearray) -> simdjson.Object:
 
 
 def members(document: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of a simdjson object, as proxies: its own `items` makes Python objects.
+    """Iterate over a simdjson object's names and values as proxies; `items` makes Python objects.
 
     Raises:
-        InvalidRequest: more than a request can have, since each is searched for from the first;
-            a name with a NUL, where simdjson's search ends.
+        InvalidRequest: more members than a request can have, since each lookup is a linear search;
+            or a name with a NUL, at which simdjson's lookup stops.
 
     """
     if len(document) > MAX_MEMBERS:
@@ -65,9 +65,9 @@ def plain_kind(value: object) -> object:
 
 
 def _print_long_integers_as_floats(body: bytes | bytearray) -> bytes:
-    """Write `.0` behind integers of 19 digits and more; simdjson refuses those beyond 64 bits.
+    """Append `.0` to integers of 19 or more digits, since simdjson rejects those beyond 64 bits.
 
-    JavaScript prints 1e20 as 100000000000000000000.
+    Such integers occur: JavaScript serializes 1e20 as 100000000000000000000.
     """
     pieces, done = [], 0
     for start, end in outside_strings(body, _long_integers(body)):
@@ -89,10 +89,10 @@ def _long_integers(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
 def outside_strings(
     text: bytes | bytearray, places: Iterable[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """Those of the places, starts and ends in order, that no string of the JSON holds.
+    """Yield the places, ordered `(start, end)` pairs, that are not inside a JSON string.
 
-    Quotes are counted, by searches that are short even in long strings: no other thread can run
-    while one goes on.
+    This counts quotes, with searches that are short even in long strings, because no other thread
+    can run during a search.
     """
     quotes, inside, seen = None, 0, 0
     for start, end in places:

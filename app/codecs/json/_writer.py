@@ -1,4 +1,4 @@
-"""Plain values and tensor payloads -> JSON text."""
+"""Encodes plain values and tensor payloads as JSON text."""
 
 import json
 from base64 import b64encode
@@ -13,32 +13,32 @@ from app.schemas.tensors import DTYPES, TensorPayload
 
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 CHUNK_ELEMENTS = 64 * 1024
-"""Elements printed in one call: about a millisecond, in which no other thread can run."""
+"""Elements serialized per call: about a millisecond, during which no other thread can run."""
 Piece = bytes | memoryview
 _PLACE = b"\x00"
-"""Stands in the text where the pieces of a large tensor go: no JSON text holds this byte."""
+"""Placeholder in the text for the pieces of a large tensor; JSON text never contains this byte."""
 
 
 def warm_up() -> None:
-    """Build the tables that the first 16-bit floats would wait for, 0.15 s."""
+    """Build the tables for 16-bit floats, which would delay their first request by 0.15 s."""
     for dtype in DTYPES.values():
         if dtype.is_half:
             shortest_halves(dtype.name)
 
 
 def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Piece]:
-    """Serialize an answer, given by dotted names; its tensors `nested`, `flat` or `base64`, large
-    ones in pieces of their own.
+    """Serialize an answer given by dotted names.
 
-    Each number is the shortest text that reads back to the same value in its dtype; what is
-    not finite becomes "NaN", "Infinity" or "-Infinity".
+    Tensors are written as `nested`, `flat`, or `base64`; large ones in pieces of their own. Each
+    number is the shortest text that reads back to the same value in its dtype; non-finite numbers
+    become "NaN", "Infinity", or "-Infinity".
     """
     large: list[list[Piece]] = []
 
     def convert(value: object) -> object:
         if not isinstance(value, TensorPayload):
             raise TypeError(f"{type(value).__name__} has no form in JSON")
-        # An integer without axes is a count, which a request takes as a number.
+        # An integer scalar is a count, which requests take as a plain number.
         if encoding == "base64" and (value.shape or DTYPES[value.dtype].is_float):
             large.append([b'"', b64encode(value.data), b'"'])
             text = orjson.Fragment(_PLACE)
@@ -63,7 +63,7 @@ def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Pi
 
 
 def printed(answer: Mapping[str, object], *, encoding: str = "nested") -> object:
-    """The answer as it stands inside another."""
+    """Serialize an answer for embedding in another."""
     return orjson.Fragment(b"".join(encode(answer, encoding=encoding)))
 
 
@@ -71,12 +71,12 @@ def _dumped(answer: Mapping[str, object], convert: Callable[[object], object]) -
     try:
         return orjson.dumps(answer, default=convert, option=OPTIONS)
     except TypeError:
-        # Counts in the answer to a shape may exceed 64 bits, which only `json` prints.
+        # Counts in a shape request's answer may exceed 64 bits, which only `json` can serialize.
         return json.dumps(answer, separators=(",", ":")).encode()
 
 
 def _numbers(payload: TensorPayload, *, nested: bool) -> object:
-    """The payload in a form that orjson prints rightly, or an array of many chunks."""
+    """The payload in a form that orjson serializes correctly, or an array of several chunks."""
     array = as_array(payload)
     dtype = DTYPES[payload.dtype]
     if dtype.is_half:
@@ -90,7 +90,7 @@ def _numbers(payload: TensorPayload, *, nested: bool) -> object:
 
 
 def _pieces(array: Array) -> Iterator[Piece]:
-    """The text of an array, chunk by chunk."""
+    """Serialize an array chunk by chunk."""
     if array.size <= CHUNK_ELEMENTS:
         yield _text(array)
         return
@@ -112,7 +112,7 @@ def _text(array: Array) -> bytes:
 
 
 def _name_nulls(text: bytes, array: Array) -> bytes:
-    """Orjson prints what is not finite as null, in order: put the names there."""
+    """Replace each `null`, which orjson writes for non-finite numbers, with the number's name."""
     strange = array[~np.isfinite(array)]
     if not strange.size:
         return text

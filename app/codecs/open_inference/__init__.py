@@ -1,7 +1,7 @@
-"""The Open Inference Protocol's tensor messages: a JSON object, then the tensors' bytes in order.
+"""Open Inference Protocol messages: a JSON object, followed by the tensors' bytes in order.
 
-`decode` and `encode` are the codecs' two verbs over `Inference` and `Result`; names of tensors and
-meanings of parameters are `api/v2`'s. Source: the protocol's "binary tensor data" extension.
+`decode` and `encode` work on the types in `_messages`; the names of tensors and the meaning of
+parameters are left to `api/v2`. Source: the protocol's "binary tensor data" extension.
 """
 
 from app.codecs.open_inference._messages import NAMES, Inference, Output

@@ -1,4 +1,4 @@
-"""What a request says, and the one table of the protocol's names for dtypes."""
+"""A decoded request, and the protocol's names for dtypes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ NAMES = {
 }
 DTYPE_OF = {datatype: dtype for dtype, datatype in NAMES.items()}
 FOREIGN = ("BOOL", "INT16", "UINT16", "UINT32", "UINT64", "BYTES")
-"""What the protocol has and no layer takes: these may be told, no other word is repeated."""
+"""Datatypes of the protocol that no layer accepts. Errors repeat these, but no unknown word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A tensor that is asked for, as bytes or as text."""
+    """A requested output tensor, as bytes or as text."""
 
     name: str
     binary: bool
@@ -30,9 +30,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """An inference request: its tensors, what it asks for, and its parameters.
+    """An inference request: its tensors, the outputs it requests, and its parameters.
 
-    `outputs` is None where the request leaves the choice to the model.
+    `outputs` is None if the request leaves the choice to the model.
     """
 
     id: str | None
@@ -43,7 +43,7 @@ class Inference:
 
     @property
     def wants_text(self) -> bool:
-        """Whether any tensor of the answer is asked for as text."""
+        """Whether any tensor of the answer is requested as text."""
         if self.outputs is None:
             return not self.binary_default
         return not all(output.binary for output in self.outputs)

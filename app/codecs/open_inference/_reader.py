@@ -1,4 +1,4 @@
-"""Request's bytes -> `Inference`."""
+"""Decodes a request's bytes to an `Inference`."""
 
 import heapq
 import math
@@ -18,16 +18,16 @@ UNSERVED = {
     "shared_memory": "send the tensor's bytes in the body",
     "classification": "request the output and rank it",
 }
-"""What a tensor's parameters may ask for in vain, and what to do instead."""
+"""Tensor parameters that are not supported, and what to do instead."""
 
 
 def decode(
     body: bytes | bytearray, header_length: int | None, *, max_rank: int, max_tensors: int
 ) -> Inference:
-    """Read a request whose first `header_length` bytes are JSON; None: all are, 0: none are.
+    """Decode a request whose first `header_length` bytes are JSON; None: all are, 0: none are.
 
     Raises:
-        MalformedBody: the JSON or the frame is broken.
+        MalformedBody: the JSON or the framing is invalid.
         InvalidRequest: a tensor that does not fit its shape or datatype.
 
     """
@@ -41,7 +41,7 @@ def decode(
     text = _quoted(body[:length])
     document = parse(simdjson.Parser(), text)
     blob = memoryview(bytearray(memoryview(body)[length:]))
-    # Null is a member left out, as KServe reads it.
+    # Null means that the member is omitted, as in KServe.
     found = dict(members(document))
     id_, asked = found.get("id"), found.get("outputs")
     parameters = _parameters(found.get("parameters"), "parameters")
@@ -62,7 +62,7 @@ def decode(
     return Inference(
         id=None if id_ is None else _text(id_, "id"),
         inputs=inputs,
-        # No outputs asked for are all of them, as in Triton.
+        # An empty list of outputs requests all of them, as in Triton.
         outputs=(None if asked is None else _outputs(asked, max_tensors, binary_default)) or None,
         parameters=parameters,
         binary_default=binary_default,
@@ -70,7 +70,7 @@ def decode(
 
 
 def _raw(body: bytes | bytearray) -> Inference:
-    """The body is the bytes of the single input: float32 numbers along one axis."""
+    """Decode a body that holds only the bytes of a single input, a float32 vector."""
     if len(body) % 4:
         raise MalformedBody(f"a body without a header is FP32 numbers; got {len(body)} bytes")
     payload = TensorPayload("float32", (len(body) // 4,), memoryview(bytearray(body)))
@@ -78,7 +78,7 @@ def _raw(body: bytes | bytearray) -> Inference:
 
 
 def _quoted(text: bytes | bytearray) -> bytes | bytearray:
-    """JSON with the bare NaN and Infinity that clients send written as strings."""
+    """Put quotes around the bare NaN and Infinity that some clients send."""
     quoted, done = bytearray(), 0
     places = heapq.merge(_places(text, b"NaN"), _places(text, b"Infinity"))
     for start, end in outside_strings(text, places):
@@ -112,7 +112,7 @@ def _objects(value: Any, pointer: str, most: int) -> list[Any]:
 def _input(
     entry: Any, pointer: str, blob: memoryview, start: int, max_rank: int
 ) -> tuple[str, TensorPayload, int]:
-    """Name and payload of one input, and how many bytes of the blob, from `start`, are its."""
+    """The name and payload of one input, and how many bytes of the blob it takes, from `start`."""
     found = dict(members(entry))
     name = _text(found.get("name"), f"{pointer}/name")
     datatype = _text(found.get("datatype"), f"{pointer}/datatype")
@@ -143,13 +143,13 @@ def _input(
         )
         raise InvalidRequest.at(pointer, "shape-mismatch", detail)
     elements = blob[start : start + size]
-    if start % dtype.itemsize:  # torch wants numbers at multiples of their size
+    if start % dtype.itemsize:  # torch needs numbers aligned to their size
         elements = memoryview(bytearray(elements))
     return name, TensorPayload(dtype.name, shape, elements), size
 
 
 def _listed(reader: TensorReader, data: Any, shape: Shape, pointer: str) -> TensorPayload:
-    """Numbers in one list, or in rows of the tensor's shape."""
+    """Read numbers from a flat list, or from nested lists of the tensor's shape."""
     if not len(data) or not isinstance(data[0], simdjson.Array):
         return reader.flat(shape, data, pointer)
     payload = reader.read(data, pointer)
@@ -161,9 +161,9 @@ def _listed(reader: TensorReader, data: Any, shape: Shape, pointer: str) -> Tens
 
 
 def _check_flat(text: bytes | bytearray, entries: list[Any], asked: Any) -> None:
-    """Refuse lists among a flat list's numbers, which a buffer hides where their count fits.
+    """Refuse lists among a flat list's numbers, which a buffer hides if their count fits.
 
-    Where the text has no bracket but those of the lists that are known, there are none.
+    There are none if the text has no brackets other than those of the known lists.
     """
     data: list[Any] = [entry.get("data") for entry in entries]
     lists = [*data, *(entry.get("shape") for entry in entries), asked]
@@ -212,7 +212,7 @@ def _parameters(value: Any, pointer: str) -> dict[str, object]:
 
 
 def _tensor_parameters(value: Any, pointer: str) -> dict[str, object]:
-    """A tensor's parameters, none of which asks for an extension that is not served."""
+    """Read a tensor's parameters, refusing extensions that are not supported."""
     parameters = _parameters(value, pointer)
     for name in parameters:
         for prefix, instead in UNSERVED.items():

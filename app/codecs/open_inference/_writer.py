@@ -1,4 +1,4 @@
-"""Output tensors -> answer's bytes."""
+"""Encodes output tensors as an answer's bytes."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from app.schemas.tensors import TensorPayload
 def encode(
     model: str, request: Inference, outputs: Mapping[str, TensorPayload]
 ) -> tuple[list[bytes | memoryview], int | None]:
-    """The answer in pieces, and the length of its JSON where bytes follow."""
+    """Encode the answer in pieces; also returns the length of its JSON if bytes follow."""
     asked = {output.name: output.binary for output in request.outputs or ()}
     entries: list[dict[str, Any]] = []
     blobs: list[bytes | memoryview] = []

@@ -1,4 +1,4 @@
-"""The one table of safetensors' names for dtypes, and the format's others."""
+"""safetensors' names for dtypes, and the names that no layer accepts."""
 
 NAMES = {
     "float32": "F32",
@@ -15,4 +15,4 @@ FOREIGN = (
     "BOOL", "I16", "U16", "U32", "U64", "C64",
     "F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ",
 )  # fmt: skip
-"""What the format has and no layer takes: these may be told, no other word is repeated."""
+"""Dtypes of the format that no layer accepts. Errors repeat these, but no unknown word."""

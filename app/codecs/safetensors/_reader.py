@@ -1,4 +1,4 @@
-"""safetensors file -> plain values and tensor payloads over the file's own bytes."""
+"""Decodes a safetensors file to plain values and payloads that view the file's own bytes."""
 
 import json
 import math
@@ -20,14 +20,14 @@ REQUEST = "request"
 def decode(
     body: bytes | bytearray, tensors: Mapping[str, Field], *, max_rank: int, max_list: int
 ) -> dict[str, object]:
-    """Read one file; its tensors become payloads, the metadata's `request` the other fields.
+    """Decode one file; its tensors become payloads, and the metadata's `request` the other fields.
 
-    `dtype`, where the request leaves it out, is that of the layer's first tensor without a dtype
-    of its own.
+    `dtype`, if the request omits it, is taken from the layer's first tensor without a dtype of its
+    own.
 
     Raises:
-        MalformedBody: the frame, the header or the offsets are broken.
-        InvalidRequest: a tensor of another dtype, with too many axes, or one too many.
+        MalformedBody: the framing, the header, or the offsets are invalid.
+        InvalidRequest: a tensor with another dtype or too many axes, or too many tensors.
 
     """
     header, data = _split(body)
@@ -38,14 +38,14 @@ def decode(
 
 
 def _split(body: bytes | bytearray) -> tuple[dict[str, Any], memoryview]:
-    """The header, and the bytes behind it."""
+    """Split a file into its header and the bytes after it."""
     length = int.from_bytes(body[:LENGTH_BYTES], "little")
     if len(body) < LENGTH_BYTES or length > len(body) - LENGTH_BYTES:
         raise _broken("its header is longer than the file")
     if length > MAX_HEADER_BYTES:
         raise _broken(f"expected a header of at most {MAX_HEADER_BYTES} bytes; got {length}")
     start = LENGTH_BYTES + length
-    if body[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":  # the format's rule: not even a space before
+    if body[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":  # the format allows no leading space
         raise _broken("its header does not begin with {")
     try:
         header: dict[str, Any] = json.loads(
@@ -53,7 +53,7 @@ def _split(body: bytes | bytearray) -> tuple[dict[str, Any], memoryview]:
         )
     except (ValueError, RecursionError) as error:
         raise _broken("its header is not JSON in UTF-8") from error
-    # Torch wants memory that it may write to, and numbers at multiples of their size.
+    # Torch needs writable memory, and numbers aligned to their size.
     aligned = isinstance(body, bytearray) and start % 8 == 0
     return header, memoryview(body)[start:] if aligned else memoryview(
         bytearray(memoryview(body)[start:])
@@ -79,7 +79,7 @@ def _request(metadata: Any, max_rank: int) -> dict[str, object]:
 def _payloads(
     header: dict[str, Any], data: memoryview, max_rank: int, most: int
 ) -> dict[str, TensorPayload]:
-    """The tensors by name; together they cover the data without a gap."""
+    """The tensors by name; together they must cover the data without gaps."""
     if len(header) > most:
         raise _broken(f"expected at most {most} tensors; got {len(header)}")
     payloads, ends = {}, []
@@ -108,7 +108,7 @@ def _payloads(
 
 
 def _entry(entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
-    """Dtype, shape and offsets of a tensor, of the right types and no more."""
+    """Read a tensor's dtype, shape, and offsets, which must be all that its entry has."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end]} if (
             len(entry) == 3

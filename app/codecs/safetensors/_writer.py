@@ -1,4 +1,4 @@
-"""Plain values and tensor payloads -> safetensors file."""
+"""Encodes plain values and tensor payloads as a safetensors file."""
 
 import json
 from collections.abc import Mapping
@@ -15,12 +15,13 @@ RESPONSE = "response"
 
 
 def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[bytes | memoryview]:  # noqa: ARG001
-    """The file of an answer by dotted names, in pieces: the header, then each tensor's own memory;
-    `encoding` is JSON's alone.
+    """Encode an answer given by dotted names, in pieces: the header, then each tensor's own memory.
+
+    `encoding` applies to JSON only and is ignored.
     """
     tensors = {name: part for name, part in answer.items() if isinstance(part, TensorPayload)}
     rest = {name: part for name, part in answer.items() if name not in tensors}
-    # Wider elements first, so that each tensor begins at a multiple of its element's size.
+    # Wider elements first, so that each tensor is aligned to its element size.
     ordered = sorted(tensors.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize)
     header: dict[str, Any] = {
         "__metadata__": {RESPONSE: b"".join(json_codec.encode(rest)).decode()}
