@@ -120,7 +120,7 @@ class Engine:
             gradients = input_gradients(inputs, own, loader.output_gradients(own))
             gradients = laid_out(spec.inputs, gradients, plan, call)
             found |= {f"gradients.{name}": gradient for name, gradient in gradients.items()}
-        payloads = packed(found, call.dtype)
+        payloads = packed(found, call.dtype, first)
         shapes = [payloads[name].shape for name in first]
         answer: Answer = {
             "layer": spec.name,

@@ -1,6 +1,6 @@
 """Converts a layer's results to payloads by dotted name, in the requested layout and dtype."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -8,7 +8,7 @@ from app.compute._names import with_port
 from app.compute._tensors import outward, to_host, to_payload
 from app.layers import Plan, Port
 from app.schemas.calls import ComputeCall
-from app.schemas.tensors import DTYPES, TensorPayload
+from app.schemas.tensors import TensorPayload
 
 
 def laid_out(
@@ -21,10 +21,13 @@ def laid_out(
     }
 
 
-def packed(tensors: Mapping[str, torch.Tensor], dtype: str) -> dict[str, TensorPayload]:
-    """Convert results to the request's dtype; in float requests, indices and counts are int64."""
-    integers = "int64" if DTYPES[dtype].is_float else dtype
+def packed(
+    tensors: Mapping[str, torch.Tensor], dtype: str, outputs: Collection[str]
+) -> dict[str, TensorPayload]:
+    """The results in the request's dtype; indices and counts, which are not `outputs`, as int64."""
     return {
-        name: to_payload(tensor, dtype if tensor.is_floating_point() else integers)
+        name: to_payload(
+            tensor, dtype if name in outputs or tensor.is_floating_point() else "int64"
+        )
         for name, tensor in to_host(tensors).items()
     }

@@ -241,5 +241,5 @@ async def test_no_answer_sends_a_visitor_where_the_request_says(http: httpx.Asyn
 
 
 def test_wildcards_take_no_credentials() -> None:
-    with pytest.raises(ValueError, match="name the origins"):
+    with pytest.raises(ValueError, match="list the origins"):
         Settings(cors_origins=("*", ORIGIN), cors_credentials=True)

@@ -157,7 +157,7 @@ async def test_a_body_that_drips_is_given_up_when_the_time_is_over(path: str) ->
         headers = {**HEADERS, "X-Request-Timeout-Ms": "100"}
         answer = await http.post(path, content=dripping(), headers=headers)
         assert (answer.status_code, answer.json()["type"]) == (408, "/errors/body-timeout")
-        assert "deadline passed" in answer.json()["detail"]
+        assert "before the request's deadline" in answer.json()["detail"]
 
 
 async def test_a_request_without_data_is_small(http: httpx.AsyncClient) -> None:
