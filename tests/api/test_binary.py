@@ -321,6 +321,12 @@ async def test_the_dtype_is_the_inputs(
     assert set(named.split()) <= set(wrong["detail"].replace(";", " ").replace(",", " ").split())
 
 
+async def test_indices_of_integers_are_not_as_narrow(client: httpx.AsyncClient) -> None:
+    body = {"input": [[[*[0] * 199, 1]]], "dtype": "int8", "kernel_size": 200}
+    answer = await client.post("/v1/layers/max_pool1d", json={**body, "return_indices": True})
+    assert answer.json()["indices"] == [[[199]]]
+
+
 async def test_indices_have_a_dtype_of_their_own(client: httpx.AsyncClient) -> None:
     x, indices = torch.tensor([[[5.0]]], dtype=torch.float16), torch.tensor([[[1]]])
     body = saved({"indices": indices, "input": x}, kernel_size=2)
