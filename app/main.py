@@ -21,6 +21,7 @@ from app.api.headers import WithHeaders
 from app.api.layers import FastPath, build_router, endpoints
 from app.api.pipeline import Pipeline
 from app.api.readiness import Readiness
+from app.api.state import LifespanState
 from app.codecs import json, safetensors
 from app.compute import Engine
 from app.compute.device import set_threads, thread_count
@@ -66,7 +67,7 @@ def create_app(
     known = endpoints(context, pipeline)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[LifespanState]:
         json.warm_up()
         engine.warm_up()
         for executor in (threads.large, threads.small):
@@ -74,7 +75,7 @@ def create_app(
         metrics.flush()
         # For responses that the server sends itself.
         cross_origin = whole.headers_for if isinstance(whole, CrossOrigin) else None
-        yield {"readiness": readiness, "denied": metrics.denied, "cross_origin": cross_origin}
+        yield LifespanState(readiness=readiness, denied=metrics.denied, cross_origin=cross_origin)
         threads.close()
 
     # A redirect would echo the Host header of the request.

@@ -50,11 +50,11 @@ class Totals(NamedTuple):
 
 
 GAUGES = {
-    "in_flight_requests": "Requests that have come and are not answered yet.",
-    "queued_requests": "Requests that wait for memory or a turn.",
-    "reserved_bytes": "Memory that requests hold.",
-    "memory_budget_bytes": "Memory that requests may hold.",
-    "device_memory_bytes": "Memory that tensors take on the accelerator.",
+    "in_flight_requests": "Requests received and not answered yet.",
+    "queued_requests": "Requests waiting for memory or a turn.",
+    "reserved_bytes": "Memory reserved by requests, in bytes.",
+    "memory_budget_bytes": "Limit on the memory reserved by requests, in bytes.",
+    "device_memory_bytes": "Memory of tensors on the accelerator, in bytes.",
 }
 
 
@@ -76,33 +76,33 @@ class Metrics:
         }
         self._shed = Counter(
             "lamina_shed_requests",
-            "Requests that were not answered in time, by the kind of their error.",
+            "Requests given up before they were answered, by error code.",
             ("reason",),
             registry=self._registry,
         )
         self._denied = Counter(
             "lamina_denied_requests",
-            "Requests that were not let in, by the kind of their error.",
+            "Requests rejected before they were read, by error code.",
             ("reason",),
             registry=self._registry,
         )
         self._requests = Histogram(
             "lamina_request_seconds",
-            "Time from the request's body to the answer's.",
+            "Time from the request's body to the answer, in seconds.",
             ("layer", "encoding", "status"),
             registry=self._registry,
             buckets=BUCKETS_S,
         )
         self._phases = Histogram(
             "lamina_phase_seconds",
-            "Time of answered requests in the queue, decoding, computing, encoding.",
+            "Time of answered requests per phase, in seconds.",
             ("layer", "encoding", "phase"),
             registry=self._registry,
             buckets=BUCKETS_S,
         )
         self._last = Gauge(
             "lamina_last_answer_timestamp_seconds",
-            "When a layer last answered.",
+            "Time of a layer's last answer, in seconds since the epoch.",
             ("layer", "encoding"),
             registry=self._registry,
             multiprocess_mode="max",

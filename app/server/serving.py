@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
                 except Exception:
                     logger.exception("a connection's deadlines could not be checked")
             if cut := self._unread.check([c.transport for c in self._open()], now):
-                logger.warning("cut off %d clients that do not read: memory was short", cut)
+                logger.warning("disconnected %d clients that do not read: memory was short", cut)
 
     async def on_tick(self, counter: int) -> bool:
         ends = await super().on_tick(counter)
@@ -114,7 +114,7 @@ class Server(uvicorn.Server):
             return
         self._lost_at = self._lost_at or time.perf_counter()
         if time.perf_counter() > self._lost_at + LOST_S:
-            logger.error("the device failed: this process ends")
+            logger.error("the device failed: shutting down this process")
             logging.shutdown()
             os._exit(DEVICE_LOST)
 
@@ -124,7 +124,7 @@ class Server(uvicorn.Server):
         Requests still running shortly before the grace period ends are canceled, and get a 503.
         """
         self._signalled_at = self._signalled_at or time.perf_counter()
-        logger.info("draining: taking requests for %g s more", self._delay_s)
+        logger.info("draining: accepting requests for another %g s", self._delay_s)
         await self._serve_on()
         await self._stop_listening(sockets or [])
         await self._finish()
@@ -169,7 +169,7 @@ class Server(uvicorn.Server):
         await asyncio.sleep(TICK_S)  # read what was just accepted
         await self._wait_until(last - margin_s)
         if self.server_state.tasks:
-            logger.warning("cutting off %d requests", len(self.server_state.tasks))
+            logger.warning("canceling %d requests", len(self.server_state.tasks))
             self._cut_off = True
             for task in list(self.server_state.tasks):
                 task.cancel()

@@ -93,7 +93,7 @@ class Worker(Process):
         if self.process.is_alive():
             if now < self.kill_at:
                 return False
-            logger.error("worker %s does not end: killed", self.pid)
+            logger.error("worker %s did not exit in time: killed", self.pid)
             self.process.kill()
         self.process.join()
         self.parent_conn.close()
@@ -172,7 +172,7 @@ class Supervisor(Multiprocess):
             self._workers[index] = self._start()
 
     def _give_up(self, exit_code: int, why: str) -> None:
-        logger.error("ending: %s", why)
+        logger.error("shutting down: %s", why)
         self._exit_code = exit_code
         self.should_exit.set()
 
@@ -186,7 +186,7 @@ class Supervisor(Multiprocess):
         try:
             self.config.settings = self._given.holding_keys()
         except SettingsError as error:
-            logger.error("no worker is restarted, the keys stay as they were: %s", error)
+            logger.error("keeping the workers and their keys: %s", error)
             return
         logger.info("restarting the workers one by one")
         self._old = deque(self._workers)
@@ -199,7 +199,7 @@ class Supervisor(Multiprocess):
                 self._newcomer.kill_at = now + self.config.timeout_worker_healthcheck
             return
         if not self._newcomer.is_well(now) or now > self._newcomer.kill_at:
-            logger.error("a new worker does not start: the old ones stay")
+            logger.error("a new worker failed to start: keeping the old ones")
             self._newcomer.kill_at = now
             self._newcomer.bury(now)
             self._newcomer = None
@@ -236,7 +236,7 @@ class Supervisor(Multiprocess):
         self.should_exit.set()
 
     def _end(self) -> None:
-        logger.info("ending %d workers", len(self._workers))
+        logger.info("stopping %d workers", len(self._workers))
         for listener in self.sockets:
             listener.close()  # the workers have their own copies
         newcomers = [self._newcomer] if self._newcomer is not None else []

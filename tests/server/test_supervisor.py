@@ -259,7 +259,9 @@ def test_keys_are_read_at_the_start_and_at_sighup(tmp_path: Path) -> None:
         for refusals, broken in enumerate(("weak", ""), 1):
             file.write_text(broken)
             server.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: log.read_text().count("keys stay as they were") == refusals)  # noqa: B023
+            wait_for(
+                lambda: log.read_text().count("keeping the workers") == refusals  # noqa: B023
+            )
             victim, other = sorted(worker_pids(server))
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda: len(serving_pids(server)) == 2 and victim not in serving_pids(server))  # noqa: B023
