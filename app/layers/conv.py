@@ -33,6 +33,8 @@ MULTIPLY_ADD_NS = 1.0
 CHANNEL_BLOCK = 16
 GROUP_NS = 5_000
 """Overhead per group where torch convolves groups one by one, whatever their size."""
+MOST_COPIES = 4
+"""How much larger than the input its overlapping pieces may be."""
 PIECE_NS = 60_000
 """Overhead per piece where a gradient sums over many positions, whatever the piece's size."""
 SAMPLE_NS = 3_000
@@ -74,11 +76,13 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
     unfolded = max(operations // weight[0] * options.groups, _blocked(output))
     workspace = unfolded + 2 * math.prod(shape)
     gradient_workspace = _blocked(shape) + 2 * math.prod(output)
-    forward, backward, positions = _longest_sums(weight, output, options.groups, axes)
+    pieces = _copied_by_pieces(shape, output, axes)
+    forward, backward = _longest_sums(weight, output, options.groups, axes, in_pieces=pieces > 0)
     if forward > LONGEST_SUM:
         workspace = WIDE * (workspace + math.prod(shape) + math.prod(output))
     if max(forward, backward) > LONGEST_SUM:
         gradient_workspace = WIDE * (gradient_workspace + math.prod(shape) + workspace)
+    gradient_workspace += pieces
     used = {name: value for name, value in explicit(axes).items() if name != "kernel_size"}
     return Plan(
         options=options.model_copy(update=used),
@@ -89,8 +93,7 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
         gradient_workspace=gradient_workspace,
         axes=axes,
         operation_ns=MULTIPLY_ADD_NS,
-        overhead_ns=_overhead_ns(shape[0], options.groups, axes)
-        + PIECE_NS * -(-positions // LONGEST_SUM),
+        overhead_ns=_overhead_ns(shape[0], options.groups, axes) + PIECE_NS * _pieces_count(output),
     )
 
 
@@ -132,12 +135,14 @@ def _check_bias(shapes: Shapes, weight: Shape) -> None:
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, out, *out_spatial)`."""
     x, axes = tensors["input"], plan.axes
-    forward, backward, positions = _longest_sums(
-        plan.inputs["weight"], plan.outputs["output"], plan.options.groups, axes
+    output = plan.outputs["output"]
+    in_pieces = _copied_by_pieces(plan.inputs["input"], output, axes) > 0
+    forward, backward = _longest_sums(
+        plan.inputs["weight"], output, plan.options.groups, axes, in_pieces=in_pieces
     )
     x = widened(x, max(forward, backward) if x.requires_grad else forward)
     parameters = tensors["weight"].to(x), tensors["bias"].to(x)
-    if x.requires_grad and positions > LONGEST_SUM and x.dtype != torch.float64:
+    if x.requires_grad and in_pieces and x.dtype != torch.float64:
         return {"output": _in_pieces(x, parameters, plan)}
     padding = [axis.before for axis in axes]
     if any(axis.before != axis.after for axis in axes):
@@ -186,15 +191,39 @@ def _piece(output: Shape) -> tuple[int, Shape]:
     return samples, tuple(reversed(lengths))
 
 
+def _pieces_count(output: Shape) -> int:
+    """Number of pieces of an output."""
+    samples, lengths = _piece(output)
+    along = zip((output[0], *output[2:]), (samples, *lengths), strict=True)
+    return math.prod(-(-length // size) for length, size in along)
+
+
+def _copied_by_pieces(shape: Shape, output: Shape, axes: Sequence[SlidingAxis]) -> int:
+    """Elements of the input that the pieces hold, which overlap; 0 if it is not cut into pieces.
+
+    It is not if one is enough, or if they would hold much more than the input: a kernel that
+    reaches far, as a dilated one does, overlaps from piece to piece.
+    """
+    if _pieces_count(output) < 2:
+        return 0
+    _, lengths = _piece(output)
+    copied = math.prod(shape[:2])
+    for axis, size in zip(axes, lengths, strict=True):
+        count = -(-axis.output // size)
+        copied *= (axis.output - count) * axis.stride + count * axis.effective
+    return copied if copied <= MOST_COPIES * math.prod(shape) else 0
+
+
 def _longest_sums(
-    weight: Shape, output: Shape, groups: int, axes: Iterable[SlidingAxis]
-) -> tuple[int, int, int]:
-    """Maximum number of terms in the sums of the output (over channels and taps), the input's
-    gradient (output channels and taps), and the weight's gradient (samples and positions).
+    weight: Shape, output: Shape, groups: int, axes: Sequence[SlidingAxis], *, in_pieces: bool
+) -> tuple[int, int]:
+    """Maximum number of terms in the sums of the output (over channels and taps), and in those of
+    the gradients: over output channels and taps for the input, over samples and positions for the
+    weight, unless these are cut into pieces.
     """
     windows = math.prod(axis.overlap for axis in axes)
-    positions = math.prod(output) // output[1]
-    return math.prod(weight[1:]), weight[0] // groups * windows, positions
+    positions = 0 if in_pieces else math.prod(output) // output[1]
+    return math.prod(weight[1:]), max(weight[0] // groups * windows, positions)
 
 
 def parameter_shapes(shape: Shape, call: Any) -> Shapes:

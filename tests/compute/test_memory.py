@@ -1,5 +1,6 @@
 """The plan's bytes bound what a run takes at its peak, in a process a case."""
 
+import ctypes
 import itertools
 import os
 import re
@@ -19,9 +20,9 @@ from tests.compute.test_cost import payload
 from tests.conftest import LIMITS
 
 MIB = 1 << 20
-SLACK_BYTES = 20 * MIB
-"""What torch loads and sets up when it first computes."""
-LOOSEST = 4
+SLACK_BYTES = 8 * MIB
+"""The allocator's own, and what Python keeps."""
+LOOSEST = 5
 MODES: tuple[dict[str, Any], ...] = (
     {},
     {"grad_output": "ones"},
@@ -98,6 +99,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "conv": ("conv2d", {"input": (1, 1, 1500, 1500), "weight": (4, 1, 3, 3)}, {}),
     "conv of channels": ("conv2d", {"input": (1, 8, 700, 700), "weight": (8, 8, 3, 3)}, {}),
+    "conv dilated": (
+        "conv2d",
+        {"input": (1, 8, 500, 400), "weight": (8, 8, 2, 1)},
+        {"dilation": [250, 1]},
+    ),
     "conv3d": ("conv3d", {"input": (1, 1, 120, 120, 120), "weight": (2, 1, 3, 3, 3)}, {}),
 }
 
@@ -127,10 +133,12 @@ def peak_bytes(engine: Engine, case: str, more: dict[str, Any]) -> tuple[int, in
         more = {spec.gradient: more["grad_output"]}
     call = compute_model(spec).model_validate({**tensors, **options, **more})
     plan, estimate = engine.plan(spec, call)
+    # Code is loaded page by page when it first runs, and counts as memory.
+    assert engine.run(spec, call, plan)
+    ctypes.CDLL(None).malloc_trim(0)
     CLEAR.write_text("5")
     before = resident_bytes("VmRSS")
-    answer = engine.run(spec, call, plan)
-    assert answer
+    assert engine.run(spec, call, plan)
     return resident_bytes("VmHWM") - before, estimate.bytes
 
 
@@ -145,7 +153,7 @@ def check_cases() -> None:
             assert not status
             continue
         peak, estimated = peak_bytes(engine, case, more)
-        most, least = estimated + SLACK_BYTES, (estimated - SLACK_BYTES) / LOOSEST
+        most, least = estimated + SLACK_BYTES, estimated / LOOSEST - SLACK_BYTES
         if not least <= peak <= most:
             print(f"{case} {more}: {peak // MIB} MiB, estimated {estimated // MIB}", flush=True)
         os._exit(0)
@@ -161,6 +169,7 @@ def test_the_bytes_bound_the_memory() -> None:
         text=True,
         check=False,
         timeout=HANGS_S,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},  # What is freed leaves the process.
     )
     assert (child.returncode, child.stdout) == (0, ""), child.stderr[-2000:]
 
