@@ -17,6 +17,8 @@ from app.schemas.options import Epsilon, Flag, LayerOptions
 from app.schemas.tensors import Shape, Shapes
 
 SMALL_BATCH = 16
+FEW_SAMPLES = 8
+"""So few values can be added one by one in float32."""
 SHORTEST_PIECE = 64
 """With pieces of a plane shorter than this, float64 is faster."""
 STATISTICS = ("mean", "var", "var_unbiased", "inv_std")
@@ -154,6 +156,10 @@ def check_running(tensors: Tensors) -> None:
 
 def with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
     """`(N, C, *spatial) -> (N, C, *spatial)`, normalized with the running statistics."""
+    return _unfolded(_with_running(tensors, _folded(x), eps), x)
+
+
+def _with_running(tensors: Tensors, x: torch.Tensor, eps: float) -> torch.Tensor:
     mean, var = tensors["running_mean"], tensors["running_var"]
     if _piece(x) and is_well_scaled(mean, var, eps):
         return _batch_norm(x, mean, var, tensors, eps, training=False)
@@ -175,7 +181,8 @@ def with_batch(
         output, mean, biased = _normalized_by_hand(tensors, x, eps)
         unbiased = biased * (count / (count - 1)) if count > 1 else torch.full_like(mean, math.nan)
     else:
-        output, mean, biased, unbiased = _normalized(tensors, x, eps)
+        output, mean, biased, unbiased = _normalized(tensors, _folded(x), eps)
+        output = _unfolded(output, x)
     inv_std = (biased + eps).rsqrt()
     statistics = zip(STATISTICS, (mean, biased, unbiased, inv_std), strict=True)
     return output, dict(statistics)
@@ -225,6 +232,21 @@ def _batch_norm(
     pieces = x.view(*x.shape[:2], -1, piece).transpose(1, 2)
     output = F.batch_norm(pieces.flatten(0, 1), *rest)
     return output.view(pieces.shape).transpose(1, 2).reshape(x.shape)
+
+
+def _is_narrow(x: torch.Tensor) -> bool:
+    """Whether torch would add the samples' values in float32, one by one: they are its planes."""
+    return x.shape[0] > FEW_SAMPLES and math.prod(x.shape[2:]) == 1
+
+
+def _folded(x: torch.Tensor) -> torch.Tensor:
+    """One plane of all samples, `(1, C, N)`, where there is one value per sample and channel."""
+    return x.flatten(1).t().contiguous().unsqueeze(0) if _is_narrow(x) else x
+
+
+def _unfolded(output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The inverse of `_folded`, in the shape of `x`."""
+    return output.squeeze(0).t().reshape(x.shape) if _is_narrow(x) else output
 
 
 def _piece(x: torch.Tensor) -> int:
@@ -342,11 +364,12 @@ def norm_plan(
     """The plan of a batch norm over `elements` values, at a few operations per element."""
     parameters = dict.fromkeys(PARAMETERS, (channels,))
     by_hand = options.training and (options.eps == 0 or elements == channels)
+    is_narrow = math.prod(shapes.get("input", (0, 0, 2))[2:]) == 1
     return Plan(
         options,
         {**shapes, **parameters},
         outputs,
         cost=4 * elements,
-        workspace=2 * channels + (WIDENED_COPIES + 2 * by_hand) * elements,
-        gradient_workspace=(2 * WIDENED_COPIES + 8 * by_hand) * elements,
+        workspace=2 * channels + (WIDENED_COPIES + 2 * (by_hand or is_narrow)) * elements,
+        gradient_workspace=(2 * WIDENED_COPIES + 8 * by_hand + 2 * is_narrow) * elements,
     )

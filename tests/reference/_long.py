@@ -39,16 +39,22 @@ _NORM: tuple[Sizes, Sizes] = (
     (((8, 4, 80, 80), {}), ((1, 2, 400, 300), {}), ((500, 4, 10, 10), {})),
 )
 _BATCH: tuple[Sizes, Sizes] = tuple(  # type: ignore[assignment]
-    tuple((shape, {"training": on}) for shape, _ in sizes for on in (True, False))
-    for sizes in _NORM
+    tuple((shape, {"training": on}) for shape in (*narrow, *dict(sizes)) for on in (True, False))
+    for narrow, sizes in zip((((900, 4, 1, 1),), ((20_000, 2, 1, 1),)), _NORM, strict=True)
 )
+"""Narrow: one value per sample and channel, which torch would add one by one."""
 _ROWS: tuple[Sizes, Sizes] = (
     (((8, 240), {"axis": -1}), ((900, 8), {"axis": -1}), ((4, 1700), {"axis": -1})),
     (((4, 50_000), {"axis": -1}), ((20_000, 10), {"axis": -1}), ((300, 700), {"axis": -1})),
 )
 _CONV: Mapping[int, tuple[Sizes, Sizes]] = {
     1: (
-        (((2, 8, 60), {"weight": (4, 8, 9)}), ((2, 2, 460), {"weight": (2, 2, 400)})),
+        (
+            ((2, 8, 60), {"weight": (4, 8, 9)}),
+            ((2, 2, 460), {"weight": (2, 2, 400)}),
+            ((1, 2, 1500), {"weight": (2, 2, 3)}),
+            ((1, 2, 2500), {"weight": (2, 2, 2), "dilation": 1400}),
+        ),
         (((2, 96, 60), {"weight": (4, 96, 9)}), ((2, 2, 1100), {"weight": (2, 2, 400)})),
     ),
     2: (
