@@ -13,7 +13,7 @@ from app.limits import Limits, RequestLimits
 from app.operations import Fields, Operation, Reader, ServiceOperation, Task
 
 ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
-MANY_INLINE_BYTES = 4096
+MANY_INLINE_BYTES = 1024
 """Lower, because a body of many small requests takes longer to decode than its size suggests."""
 TYPES = {media: (b"content-type", media.encode()) for media in CODECS}
 

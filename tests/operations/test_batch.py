@@ -7,8 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
+from app.api.problems import refusal
+from app.codecs import json as json_codec
+from app.compute import Engine
+from app.errors import RequestError
 from app.layers import LAYERS
 from app.main import create_app
+from app.operations import SERVICE_OPERATIONS, Context
+from app.schemas.tensors import TensorField
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +113,26 @@ async def test_one_bad_request_fails_alone(client: httpx.AsyncClient, wrong: str
     assert refused["body"]["request_id"] == "the-batch"
     pointers = [error["pointer"] for error in refused["body"].get("errors", [])]
     assert (pointers[0] if pointers else None) == pointer, refused
+
+
+def test_a_refused_request_leaves_the_parser_to_the_next_body() -> None:
+    """While a batch is computed, other bodies are decoded on the same thread."""
+    context = Context(Engine("cpu", Settings().limits), LAYERS, refusal)
+    (batch,) = (operation.reader(context) for operation in SERVICE_OPERATIONS)
+    wrong = (
+        b"3",
+        b'{"layer": "relo"}',
+        b'{"layer": "relu", "input": [[1, 2], [3]]}',
+        b'{"a\\u0000": 1}',
+    )
+    body = b'{"requests": [' + b", ".join(wrong) + b"]}"
+    held = json_codec.decode(body, batch.tensors, max_rank=8, max_list=64)
+    assert all(isinstance(error, RequestError) for error in held["requests"])  # type: ignore[attr-defined]
+    for _ in range(2):
+        fields = json_codec.decode(
+            b'{"input": [[1, 2]]}', {"input": TensorField()}, max_rank=8, max_list=64
+        )
+        assert fields["input"].shape == (1, 2)  # type: ignore[attr-defined]
 
 
 REFUSED: dict[str, tuple[bytes, int, str]] = {

@@ -27,7 +27,7 @@ Fields = Mapping[str, Field]
 def decode(
     body: bytes | bytearray, tensors: Fields, *, max_rank: int, max_list: int
 ) -> dict[str, object]:
-    """Decode one JSON object; the fields named in `tensors` become payloads, in any order.
+    """Decode one JSON object; the fields named in `tensors` become payloads, at any depth.
 
     Raises:
         MalformedBody: not a JSON object in UTF-8.
@@ -143,4 +143,5 @@ class _Reader:
                 max_list=self._max_list,
             )
         except RequestError as error:
-            return error
+            # Its traceback would keep this document alive, whose parser the next one needs.
+            return error.with_traceback(None)
