@@ -26,12 +26,13 @@ Sums of up to 1,024 terms are computed in float32; longer sums are computed in f
 that are added in float64. Averages, powers, and norms of data with a mean far larger than its
 spread are also computed in float64. Half types are computed in float32.
 
-For each layer, "Accuracy" bounds the distance between a result and the exact one, before it is
-rounded to the dtype of the answer. g is the incoming gradient, w the weight, b the bias, xhat the
-normalized input, n the number of terms in the sum, and u the unit roundoff of the dtype used in the
-computation: 2^-24 for float32 and the half types, 2^-53 for float64. `tests/reference` checks these
-bounds for every layer against NumPy in float64, forward and backward and in both layouts;
-`python -m tests.reference.accuracy` prints the used share of each bound.
+For each layer, "Accuracy" lists an upper bound on the error of each result, before the result is
+rounded to the dtype of the answer. u is the unit roundoff of the dtype used in the computation
+(2^-24 for float32 and the half types, 2^-53 for float64), n the number of terms in the sum, g the
+incoming gradient, w the weight, b the bias, x the input and xhat the normalized input.
+`tests/reference` checks these bounds for every layer against NumPy in float64, forward and
+backward and in both layouts; `python -m tests.reference.accuracy` prints how much of each bound is
+used.
 """
 
 

@@ -1,6 +1,6 @@
-"""How far each result may be from the exact one, in words; enforced by `tests/reference/bounds.py`.
+"""Upper bounds on the error of each result, as text; `tests/reference/bounds.py` enforces them.
 
-u is the unit roundoff of the dtype used for computing, and n is the number of terms in a sum.
+`docs/layers.md` prints them and explains their symbols.
 """
 
 from collections.abc import Mapping
@@ -9,42 +9,59 @@ from app.layers._precision import LONGEST_SUM
 
 Accuracy = Mapping[str, str]
 EXACT = "exact"
-ROUNDED = "correct to its last rounding"
-SUM = f"(4 + n / 4) u, or 4 u where n is above {LONGEST_SUM}, of the sum of"
-PIECES = f"(4 + n / 4) u, n at most {LONGEST_SUM}, of the sum of"
+ROUNDED = "correct up to the final rounding"
+
+
+def _sum(terms: str, base: int = 4) -> str:
+    """The bound of a sum that is computed in float64 if it is long."""
+    longer = f"{base} u sum({terms}) if n > {LONGEST_SUM}"
+    return f"({base} + n / 4) u sum({terms}), or {longer}"
+
+
+def _pieces(terms: str) -> str:
+    """The bound of a sum whose pieces are added in float64."""
+    return f"(4 + min(n, {LONGEST_SUM}) / 4) u sum({terms})"
+
+
+def _plane(terms: str, base: int = 4) -> str:
+    """The same, with each piece added in eight or more vector lanes."""
+    return f"({base} + min(n, {LONGEST_SUM}) / 32) u sum({terms})"
+
 
 AVERAGE: Accuracy = {"output": ROUNDED, "gradients.input": ROUNDED}
 MAXIMUM: Accuracy = {
     "output": EXACT,
     "indices": EXACT,
-    "gradients.input": f"{SUM} |g| over the n windows that chose the element",
+    "gradients.input": f"{_sum('|g|')}; n is the number of windows that selected the element",
 }
 SELECTION: Accuracy = {"output": EXACT, "gradients.input": EXACT}
 CONVOLUTION: Accuracy = {
-    "output": f"{SUM} |w x|, and of |b|",
-    "gradients.input": f"{SUM} |g w|",
-    "gradients.weight": f"{PIECES} |g x|",
-    "gradients.bias": f"{PIECES} |g|",
+    "output": f"{_sum('|w x|')}; the sum includes |b|",
+    "gradients.input": _sum("|g w|"),
+    "gradients.weight": _pieces("|g x|"),
+    "gradients.bias": _pieces("|g|"),
 }
-MEAN, SPREAD = "4 u of the mean of |x|", "8 u of itself"
+MEAN, RELATIVE = "4 u mean(|x|)", "relative error 8 u"
+_XHAT = "|g| (|xhat| + 1)"
 _NORM: Accuracy = {
-    "output": "24 u of |w| (|xhat| + 1) + |b|",
-    "gradients.input": "24 u of (|w g| + (|xhat| + 1) mean(|w g| (|xhat| + 1))) / sqrt(var + eps)",
-    "gradients.weight": f"24 u more than {SUM} |g| (|xhat| + 1)",
-    "gradients.bias": f"{SUM} |g|",
+    "output": "24 u (|w| (|xhat| + 1) + |b|)",
+    "gradients.input": "24 u (|w g| + (|xhat| + 1) mean(|w g| (|xhat| + 1))) / sqrt(var + eps)",
+    "gradients.weight": _sum(_XHAT, 28),
+    "gradients.bias": _sum("|g|"),
 }
-SAMPLE_NORM: Accuracy = {**_NORM, "statistics.mean": MEAN, "statistics.inv_std": SPREAD}
-PLANE = f"(4 + n / 32) u, n at most {LONGEST_SUM}, of the sum of"
+SAMPLE_NORM: Accuracy = {**_NORM, "statistics.mean": MEAN, "statistics.inv_std": RELATIVE}
 BATCH_NORM: Accuracy = {
     **_NORM,
-    "gradients.weight": f"24 u more than {PLANE} |g| (|xhat| + 1)",
-    "gradients.bias": f"{PLANE} |g|",
+    "gradients.weight": _plane(_XHAT, 28),
+    "gradients.bias": _plane("|g|"),
     "batch_stats.mean": MEAN,
-    "batch_stats.var": SPREAD,
-    "batch_stats.var_unbiased": SPREAD,
-    "batch_stats.inv_std": SPREAD,
-    "running_stats.mean": "8 u of |old| + share mean(|x|)",
-    "running_stats.var": "8 u of old + share new",
+    "batch_stats.var": RELATIVE,
+    "batch_stats.var_unbiased": RELATIVE,
+    "batch_stats.inv_std": RELATIVE,
+    "running_stats.mean": (
+        "8 u (|old| + m mean(|x|)), where old is the previous value and m the weight of the batch"
+    ),
+    "running_stats.var": "8 u (old + m new), where new is the variance of the batch",
     "running_stats.num_batches_tracked": EXACT,
 }
 SYNC_BATCH_NORM: Accuracy = {
@@ -57,8 +74,8 @@ SYNC_BATCH_NORM: Accuracy = {
     **{f"replicas.{n}": text for n, text in BATCH_NORM.items() if n.startswith("batch_stats")},
 }
 RMS_NORM: Accuracy = {
-    "output": SPREAD,
-    "gradients.input": "16 u of (|w g| + |xhat| mean(|w g xhat|)) / rms",
-    "gradients.weight": f"8 u more than {SUM} |g xhat|",
-    "statistics.inv_rms": SPREAD,
+    "output": RELATIVE,
+    "gradients.input": "16 u (|w g| + |xhat| mean(|w g xhat|)) / rms",
+    "gradients.weight": _sum("|g xhat|", 12),
+    "statistics.inv_rms": RELATIVE,
 }

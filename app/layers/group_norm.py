@@ -154,7 +154,7 @@ def _cases(channels: int, base: Body, *choices: Body) -> tuple[Case, ...]:
     )
 
 
-FORMULA = "y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance {each}"
+FORMULA = "y = weight * (x - mean) / sqrt(var + eps) + bias, with mean and biased variance {each}"
 
 SPECS = (
     _spec(
@@ -164,7 +164,7 @@ SPECS = (
         options=InstanceNormOptions,
         plan=plan_instance,
         presets=presets(keras={"eps": 1e-3}, flax={"eps": 1e-6}),
-        formula=FORMULA.format(each="a sample and channel"),
+        formula=FORMULA.format(each="per sample and channel"),
         differences=(
             "Keras has no layer of this name: it is GroupNormalization with groups=-1.",
             "With one value per channel, torch refuses; the others get a variance of 0.",
@@ -181,7 +181,7 @@ SPECS = (
         presets=presets(
             keras={"eps": 1e-3, "num_groups": 32}, flax={"eps": 1e-6, "num_groups": 32}
         ),
-        formula=FORMULA.format(each="a sample and group of channels"),
+        formula=FORMULA.format(each="per sample and group of channels"),
         differences=(
             "torch and ONNX require `num_groups`; in Keras and Flax, it is 32 by default.",
             "Before version 21, ONNX had one weight per group; here it is one per channel.",

@@ -167,7 +167,7 @@ SPECS = (
         explain=explain,
         presets=presets(keras={"eps": 1e-3}, flax={"eps": 1e-6}),
         accuracy=SAMPLE_NORM,
-        formula="y = weight * (x - mean) / sqrt(var + eps) + bias, a mean and a biased variance "
+        formula="y = weight * (x - mean) / sqrt(var + eps) + bias, with mean and biased variance "
         "over the last axes",
         differences=("torch takes the lengths of the axes; the others take the axes.",),
         example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},
@@ -189,7 +189,7 @@ SPECS = (
             flax={"eps": 1e-6},
         ),
         accuracy=RMS_NORM,
-        formula="y = weight * x / sqrt(mean(x^2) + eps), the mean over the last axes",
+        formula="y = weight * x / sqrt(mean(x^2) + eps), with the mean over the last axes",
         differences=(
             "The default eps is the dtype's machine epsilon in torch, a fixed number elsewhere.",
         ),

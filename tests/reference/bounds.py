@@ -44,50 +44,73 @@ def _plane(n: int) -> float:
     return 4 + min(n, LONGEST) / 32
 
 
-SUM = f"(4 + n / 4) u, or 4 u where n is above {LONGEST}, of the sum of"
 EXACT = Bound(_constant(0), "exact")
-ROUNDED = Bound(_constant(0), "correct to its last rounding")
+ROUNDED = Bound(_constant(0), "correct up to the final rounding")
+RELATIVE = Bound(_constant(8), "relative error 8 u")
 _AVERAGE = {"output": ROUNDED, "gradients.input": ROUNDED}
+
+
+def _sum_of(terms: str, base: int = 4) -> Bound:
+    return Bound(
+        lambda n: base - 4 + _sum(n),
+        f"({base} + n / 4) u sum({terms}), or {base} u sum({terms}) if n > {LONGEST}",
+    )
+
+
+def _pieces_of(terms: str) -> Bound:
+    return Bound(_pieces, f"(4 + min(n, {LONGEST}) / 4) u sum({terms})")
+
+
+def _plane_of(terms: str, base: int = 4) -> Bound:
+    return Bound(
+        lambda n: base - 4 + _plane(n), f"({base} + min(n, {LONGEST}) / 32) u sum({terms})"
+    )
+
+
+def _with(bound: Bound, remark: str) -> Bound:
+    return Bound(bound.units, f"{bound.text}; {remark}")
+
+
 _MAXIMUM = {
     "output": EXACT,
     "indices": EXACT,
-    "gradients.input": Bound(_sum, f"{SUM} |g| over the n windows that chose the element"),
+    "gradients.input": _with(
+        _sum_of("|g|"), "n is the number of windows that selected the element"
+    ),
 }
-_STATISTICS = {
-    "mean": Bound(_constant(4), "4 u of the mean of |x|"),
-    "var": Bound(_constant(8), "8 u of itself"),
-    "inv_std": Bound(_constant(8), "8 u of itself"),
-}
-_SUMS = {
-    "gradients.weight": Bound(lambda n: 24 + _sum(n), f"24 u more than {SUM} |g| (|xhat| + 1)"),
-    "gradients.bias": Bound(_sum, f"{SUM} |g|"),
-}
-_CENTRED = {
-    "output": Bound(_constant(24), "24 u of |w| (|xhat| + 1) + |b|"),
+_MEAN = Bound(_constant(4), "4 u mean(|x|)")
+_SCALED = "|g| (|xhat| + 1)"
+_CENTERED = {
+    "output": Bound(_constant(24), "24 u (|w| (|xhat| + 1) + |b|)"),
     "gradients.input": Bound(
         _constant(24),
-        "24 u of (|w g| + (|xhat| + 1) mean(|w g| (|xhat| + 1))) / sqrt(var + eps)",
+        "24 u (|w g| + (|xhat| + 1) mean(|w g| (|xhat| + 1))) / sqrt(var + eps)",
     ),
-    **_SUMS,
-    "statistics.mean": _STATISTICS["mean"],
-    "statistics.inv_std": _STATISTICS["inv_std"],
+    "gradients.weight": _sum_of(_SCALED, 28),
+    "gradients.bias": _sum_of("|g|"),
+    "statistics.mean": _MEAN,
+    "statistics.inv_std": RELATIVE,
 }
-PIECES = f"(4 + n / 4) u, n at most {LONGEST}, of the sum of"
-PLANE = f"(4 + n / 32) u, n at most {LONGEST}, of the sum of"
 _BATCH = {
-    **{name: bound for name, bound in _CENTRED.items() if "statistics" not in name},
-    "gradients.weight": Bound(lambda n: 24 + _plane(n), f"24 u more than {PLANE} |g| (|xhat| + 1)"),
-    "gradients.bias": Bound(_plane, f"{PLANE} |g|"),
-    "outputs": _CENTRED["output"],
-    "gradients.inputs": _CENTRED["gradients.input"],
-    "replicas.output": _CENTRED["output"],
+    **{name: bound for name, bound in _CENTERED.items() if "statistics" not in name},
+    "gradients.weight": _plane_of(_SCALED, 28),
+    "gradients.bias": _plane_of("|g|"),
+    "outputs": _CENTERED["output"],
+    "gradients.inputs": _CENTERED["gradients.input"],
+    "replicas.output": _CENTERED["output"],
     **{
-        f"{place}batch_stats.{name}": _STATISTICS[name.removesuffix("_unbiased")]
+        f"{place}batch_stats.{name}": _MEAN if name == "mean" else RELATIVE
         for place in ("", "replicas.")
         for name in ("mean", "var", "var_unbiased", "inv_std")
     },
-    "running_stats.mean": Bound(_constant(8), "8 u of |old| + share mean(|x|)"),
-    "running_stats.var": Bound(_constant(8), "8 u of old + share new"),
+    "running_stats.mean": Bound(
+        _constant(8),
+        "8 u (|old| + m mean(|x|)), where old is the previous value and m the weight of the batch",
+    ),
+    "running_stats.var": Bound(
+        _constant(8),
+        "8 u (old + m new), where new is the variance of the batch",
+    ),
     "running_stats.num_batches_tracked": EXACT,
 }
 BOUNDS: Mapping[str, Mapping[str, Bound]] = {
@@ -102,20 +125,20 @@ BOUNDS: Mapping[str, Mapping[str, Bound]] = {
     "relu": {"output": EXACT, "gradients.input": EXACT},
     "batch_norm": _BATCH,
     "sync_batch_norm": _BATCH,
-    "instance_norm": _CENTRED,
-    "group_norm": _CENTRED,
-    "layer_norm": _CENTRED,
+    "instance_norm": _CENTERED,
+    "group_norm": _CENTERED,
+    "layer_norm": _CENTERED,
     "rms_norm": {
-        "output": Bound(_constant(8), "8 u of itself"),
-        "gradients.input": Bound(_constant(16), "16 u of (|w g| + |xhat| mean(|w g xhat|)) / rms"),
-        "gradients.weight": Bound(lambda n: 8 + _sum(n), f"8 u more than {SUM} |g xhat|"),
-        "statistics.inv_rms": Bound(_constant(8), "8 u of itself"),
+        "output": RELATIVE,
+        "gradients.input": Bound(_constant(16), "16 u (|w g| + |xhat| mean(|w g xhat|)) / rms"),
+        "gradients.weight": _sum_of("|g xhat|", 12),
+        "statistics.inv_rms": RELATIVE,
     },
     "conv": {
-        "output": Bound(_sum, f"{SUM} |w x|, and of |b|"),
-        "gradients.input": Bound(_sum, f"{SUM} |g w|"),
-        "gradients.weight": Bound(_pieces, f"{PIECES} |g x|"),
-        "gradients.bias": Bound(_pieces, f"{PIECES} |g|"),
+        "output": _with(_sum_of("|w x|"), "the sum includes |b|"),
+        "gradients.input": _sum_of("|g w|"),
+        "gradients.weight": _pieces_of("|g x|"),
+        "gradients.bias": _pieces_of("|g|"),
     },
 }
 
