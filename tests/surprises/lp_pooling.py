@@ -11,9 +11,9 @@ TO_THE_POWER = (1 + 2**1.5) ** (1 / 1.5)
 ROWS = (
     Surprise(
         9,
-        "F.lp_pool1d([[[1, 2, 5]]], 1, 2, ceil_mode=True)",
-        "The last window, 5 alone, is scaled up to a full one: 10.",
-        'The same under torch\'s convention; `lp_partial: "sum"` gives the true norm, 5.',
+        "`F.lp_pool1d([[[1, 2, 5]]], 1, 2, ceil_mode=True)`",
+        "The last window contains only the 5, and its sum is scaled up to a full window: 10.",
+        'The same under the torch convention; `lp_partial: "sum"` gives the true norm, 5.',
         (
             Answers("lp_pool1d", {**PARTIAL, "norm_type": 1, "grad_output": "ones"},
                     {"output": [[[3, 10]]], "gradients.input": [[[1, 1, 2]]]}, within=1e-5),
@@ -28,11 +28,11 @@ ROWS = (
     ),
     Surprise(
         10,
-        "F.lp_pool1d of negative numbers, p odd or fractional; p=0; p=-1",
-        "Takes no absolute values: -1 for (3, -4) and p=1, NaN for (-1, -2) and p=3. p=0 is a "
-        "ZeroDivisionError, p=-1 runs.",
-        "The same under torch's convention; `lp_abs: true` gives the norm. `norm_type` must be "
-        "above 0.",
+        "`F.lp_pool1d` of negative numbers with an odd or fractional p; p=0; p=-1",
+        "Does not take absolute values: (3, -4) with p=1 gives -1, and (-1, -2) with p=3 gives "
+        "NaN. p=0 raises ZeroDivisionError; p=-1 is accepted.",
+        "The same under the torch convention; `lp_abs: true` gives the norm. `norm_type` must be "
+        "greater than 0.",
         (
             Answers("lp_pool1d", {"input": [[[3, -4]]], "norm_type": 1, "kernel_size": 2},
                     {"output": [[[-1]]]}),
@@ -51,9 +51,10 @@ ROWS = (
     ),
     Surprise(
         46,
-        "F.lp_pool1d([[[1, 2, -3]]], 1.5, 2) and its gradient",
-        "No window sees -3, and its gradient is NaN: 0 times a power that is undefined there.",
-        "An element that no window sees gets the gradient 0.",
+        "`F.lp_pool1d([[[1, 2, -3]]], 1.5, 2)` and its gradient",
+        "No window contains the -3, but its gradient is NaN: 0 times a fractional power of a "
+        "negative number.",
+        "An element outside every window gets gradient 0.",
         tuple(
             Answers("lp_pool1d", {"input": [[[1, 2, unseen]]], "norm_type": 1.5, "kernel_size": 2,
                     "grad_output": "ones"},
@@ -65,9 +66,10 @@ ROWS = (
     ),
     Surprise(
         47,
-        "F.lp_pool1d(float32 [[[1e20, 1e20]]], 2, 2); [[[1e-30, 1e-30]]]",
-        "Infinity instead of 1.414e20, and 0 instead of 1.414e-30: the powers leave float32.",
-        "Raises to powers in float64.",
+        "`F.lp_pool1d(x, 2, 2)` of float32 [[[1e20, 1e20]]]; of [[[1e-30, 1e-30]]]",
+        "Infinity instead of 1.414e20, and 0 instead of 1.414e-30: the squares overflow and "
+        "underflow.",
+        "Computes the powers in float64.",
         tuple(
             Answers("lp_pool1d", {"input": [[[scale, scale]]], "norm_type": 2, "kernel_size": 2},
                     {"output": [[[math.sqrt(2) * scale]]]}, within=1e-6 * scale)

@@ -43,10 +43,11 @@ ONE, SQRT5 = 1 / math.sqrt(1 + EPS), math.sqrt(5 + EPS)
 ROWS = (
     Surprise(
         24,
-        "(C, L) to BatchNorm1d; (N, C) to InstanceNorm1d or max_pool1d; (C, H, W) to GroupNorm",
-        "Silently read as the other layout.",
-        "Axis 0 is the batch unless the request says `batched: false`; ranks that then do not fit "
-        "are refused.",
+        "(C, L) passed to `BatchNorm1d`; (N, C) to `InstanceNorm1d` or `max_pool1d`; (C, H, W) to "
+        "`GroupNorm`",
+        "Silently misinterpreted as (N, C), (C, L) and (N, C, L).",
+        "Axis 0 is the batch unless the request has `batched: false`; a rank that does not fit is "
+        "refused.",
         (
             Answers("batch_norm1d", {"input": FEW, "training": True},
                     {"output": [[-2 / math.sqrt(4 + EPS)] * 2, [2 / math.sqrt(4 + EPS)] * 2]},
@@ -69,7 +70,7 @@ ROWS = (
     ),
     Surprise(
         25,
-        "F.batch_norm([[1], [4]], ..., momentum=2), =-1, =nan",
+        "`F.batch_norm([[1], [4]], ..., momentum=m)`, m of 2, -1 and NaN",
         "Accepted: the running mean becomes 5, -2.5 and NaN.",
         "Refuses a momentum outside [0, 1].",
         (
@@ -83,10 +84,10 @@ ROWS = (
     ),
     Surprise(
         26,
-        "F.batch_norm in training with one NaN or infinity in x",
-        "The whole channel is NaN, and so are its running statistics from then on.",
-        "The same numbers, in that channel alone; the updated statistics are part of the answer, "
-        "and the caller still holds the old ones.",
+        "`F.batch_norm` in training, one element of x NaN or infinite",
+        "The whole channel becomes NaN, and its running statistics are not finite from then on.",
+        "The same numbers, in that channel only. The updated statistics are part of the answer, "
+        "so the caller still has the old ones.",
         tuple(
             Answers("batch_norm1d", {"input": [[1, bad], [3, 2]], "training": True},
                     {"output": [[-ONE, NAN], [ONE, NAN]], "running_stats.mean": [0.2, mean],
@@ -96,10 +97,10 @@ ROWS = (
     ),
     Surprise(
         27,
-        "F.batch_norm(x, mean, var=-1), in evaluation",
-        "NaN.",
-        "Refuses a negative running variance, in training too; 0 is legal, eps keeps the root "
-        "above 0.",
+        "`F.batch_norm(x, mean, var)` in evaluation, var of -1",
+        "Gives NaN.",
+        "Refuses a negative running variance, in training too. 0 is accepted, because `eps` keeps "
+        "the square root above 0.",
         (
             *(Refuses("batch_norm1d", {"input": [[1], [3]], "training": training,
                       "running_mean": [0], "running_var": [-1]}, "#/running_var")
@@ -110,9 +111,9 @@ ROWS = (
     ),
     Surprise(
         28,
-        "nn.BatchNorm1d in training with an empty batch",
-        "The running statistics stay, num_batches_tracked grows by 1.",
-        "The same, cumulative average included; the batch statistics are NaN.",
+        "`nn.BatchNorm1d` in training with an empty batch",
+        "Leaves the running statistics as they are, but adds 1 to `num_batches_tracked`.",
+        "The same, also with the cumulative average; the batch statistics are NaN.",
         tuple(
             Answers("batch_norm1d", {"input": flat((0, 2), []), "training": True,
                     "running_mean": [1, 2], "running_var": [3, 4], "num_batches_tracked": 5,
@@ -125,10 +126,10 @@ ROWS = (
     ),
     Surprise(
         29,
-        "torch.batch_norm([[3]]) in training, without the check in Python",
-        "The output is 3.05e-05 instead of 0, the running variance NaN.",
-        "Refuses one value per channel in training, as F.batch_norm does; under the other "
-        "conventions its variance is 0. A batch of one with more positions is legal.",
+        "`torch.batch_norm([[3]])` in training, which bypasses the check in `F.batch_norm`",
+        "The output is 3.05e-05 instead of 0, and the running variance becomes NaN.",
+        "Refuses one value per channel in training, as `F.batch_norm` does; under the other "
+        "conventions its variance is 0. A batch of one is accepted if it has several positions.",
         (
             Refuses("batch_norm1d", {"input": [[3]], "training": True}, "#/input"),
             Refuses("batch_norm2d", {"input": [[[[3]]]], "training": True}, "#/input"),
@@ -143,17 +144,18 @@ ROWS = (
     ),
     Surprise(
         30,
-        "F.batch_norm(x, running_mean, running_var, training=True), also under no_grad",
-        "Changes the tensors that were passed in.",
-        "Keeps no state and changes nothing it was sent: the new statistics are new values.",
+        "`F.batch_norm(x, running_mean, running_var, training=True)`, even under `no_grad`",
+        "Updates `running_mean` and `running_var` in place.",
+        "Is stateless and modifies nothing in place: the answer has the updated statistics as new "
+        "tensors.",
         (returns_new_statistics,),
     ),
     Surprise(
         32,
-        "F.batch_norm of a constant channel in training",
-        "The output is 0 up to rounding, but the gradient is scaled by 1 / sqrt(eps), 316.",
-        "The output is 0; the gradient is the same, for it is the derivative, and `explain` "
-        "advises `constant-channel`.",
+        "`F.batch_norm` of a constant channel in training",
+        "The output is 0 up to rounding, but the gradient is scaled by 1 / sqrt(eps) = 316.",
+        "The output is 0. The gradient is the same, because it is the true derivative, and "
+        "`explain` advises `constant-channel`.",
         (
             *(Answers("batch_norm1d", {"input": [[level]] * 4, "training": True},
                       {"output": [[0]] * 4}, advice="constant-channel") for level in (5, 5000)),
@@ -165,10 +167,11 @@ ROWS = (
     ),
     Surprise(
         33,
-        "F.group_norm or F.layer_norm of constant input, eps=0 or -1",
-        "NaN; batch norm raises.",
-        "Refuses an eps that is negative, not finite, or so small that float32 would make it 0. "
-        "0 itself is allowed: constant input is then 0 / 0, NaN, and `constant-channel` says so.",
+        "`F.group_norm` or `F.layer_norm` of constant input, `eps` of 0 or -1",
+        "Gives NaN; batch norm raises.",
+        "Refuses an `eps` that is negative, not finite, or so small that float32 rounds it to 0. "
+        "0 itself is accepted: constant input then gives 0 / 0, which is NaN, and `explain` "
+        "advises `constant-channel`.",
         (
             *(Refuses(layer, {"input": [[[3, 3]]], **options, "eps": eps}, "#/eps")
               for layer, options in (("group_norm", {"num_groups": 1}),
@@ -186,9 +189,9 @@ ROWS = (
     ),
     Surprise(
         35,
-        "nn.InstanceNorm1d(num_features wrong, affine=False)",
-        "A warning, then it runs.",
-        "Has no num_features to get wrong; a weight or bias of another length is refused.",
+        "`nn.InstanceNorm1d(num_features, affine=False)` with a wrong `num_features`",
+        "Warns, then computes.",
+        "Has no `num_features`; a weight or bias of the wrong length is refused.",
         (
             Refuses("instance_norm", {"input": [[[1, 3]]], "num_features": 2}, "#/num_features"),
             Refuses("instance_norm", {"input": [[[1, 3]]], "weight": [1, 1]}, "#/weight"),

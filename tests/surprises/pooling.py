@@ -42,9 +42,10 @@ POOLED = {"input": [[[[5, 7], [13, 15]]]], "indices": [[[[5, 7], [13, 15]]]], "k
 ROWS = (
     Surprise(
         11,
-        "F.max_pool1d([[[nan, 1, nan, 2]]], 4)",
-        "NaN wins; the index is that of the last NaN, and the gradient goes there.",
-        'The same, with advice `nan-in-window`; `nan: "ignore"` counts NaN as -Infinity.',
+        "`F.max_pool1d([[[nan, 1, nan, 2]]], 4)`",
+        "The maximum is NaN. The index is that of the last NaN, which also gets the gradient.",
+        'The same, and `explain` advises `nan-in-window`. With `nan: "ignore"`, NaN counts as '
+        "-Infinity.",
         (
             Answers("max_pool1d", {"input": [[["NaN", 1, "NaN", 2]]], "kernel_size": 4,
                     "return_indices": True, "grad_output": "ones"},
@@ -57,9 +58,9 @@ ROWS = (
     ),
     Surprise(
         12,
-        "F.max_pool1d([[[-0.0, 0.0, 0.0, -0.0]]], 2)",
-        "The two zeros are equal: the first wins and keeps its sign.",
-        "The same, and the sign of zero survives the JSON both ways.",
+        "`F.max_pool1d([[[-0.0, 0.0, 0.0, -0.0]]], 2)`",
+        "-0.0 and 0.0 are equal: the first in the window is the maximum and keeps its sign.",
+        "The same; JSON requests and answers preserve the sign of zero.",
         (
             Answers("max_pool1d", {"input": [[[-0.0, 0.0, 0.0, -0.0]]], "kernel_size": 2,
                     "return_indices": True},
@@ -68,9 +69,10 @@ ROWS = (
     ),
     Surprise(
         13,
-        "F.max_pool1d([[[-inf, -inf]]], 2, stride=1, padding=1)",
-        "The index is that of the window's first real element, and the gradient goes there.",
-        "The same for every kind of padding, and for the integers' smallest value.",
+        "`F.max_pool1d([[[-inf, -inf]]], 2, stride=1, padding=1)`",
+        "The index is that of the window's first element that is not padding, which also gets the "
+        "gradient.",
+        "The same for every kind of padding, and for the lowest value of an integer dtype.",
         (
             *(Answers("max_pool1d", {"input": [[["-Infinity", "-Infinity"]]], "kernel_size": 2,
                       "stride": 1, "padding": padding, "return_indices": True,
@@ -84,9 +86,9 @@ ROWS = (
     ),
     Surprise(
         14,
-        "F.avg_pool1d of int64: (-1, -2), and twice 2**63 - 1",
-        "Truncates toward zero, -1 for -1.5, and the sum wraps around: -1.",
-        "Refuses integers, which have no average; send them with a float `dtype`.",
+        "`F.avg_pool1d` of int64: -1 and -2; twice 2^63 - 1",
+        "Rounds toward zero: -1 instead of -1.5. The second sum wraps around: its average is -1.",
+        "Refuses averages of integer dtypes; send the numbers with a float `dtype`.",
         (
             Refuses("avg_pool1d", {"input": [[[-1, -2]]], "kernel_size": 2, "dtype": "int64"},
                     "#/dtype"),
@@ -98,9 +100,9 @@ ROWS = (
     ),
     Surprise(
         15,
-        "F.avg_pool2d(x, k, divisor_override=-2), =2**40",
-        "Accepted, both; 1d has no such argument.",
-        "Divides by any 32-bit integer but 0, in 1d too; refuses 0 and 2**40.",
+        "`F.avg_pool2d(x, k, divisor_override=d)`, d of -2 and 2^40",
+        "Accepts both; `avg_pool1d` has no such argument.",
+        "Accepts any 32-bit integer except 0, in 1d too; refuses 0 and 2^40.",
         (
             Answers("avg_pool2d", {"input": [[[[1, 1]]]], "kernel_size": [1, 2],
                     "divisor_override": -2, "grad_output": "ones"},
@@ -114,9 +116,9 @@ ROWS = (
     ),
     Surprise(
         16,
-        "F.adaptive_avg_pool3d of bfloat16 or float16",
-        "Accumulates in 16 bits: 0.5 where 1.5 is right (256 and 511 ones), and infinity for the "
-        "mean of eight times 60000.",
+        "`F.adaptive_avg_pool3d` of bfloat16 or float16",
+        "Accumulates in 16 bits: the mean of one 256 and 511 ones is 0.5 instead of 1.5 in "
+        "bfloat16, and the mean of eight times 60000 is infinity in float16.",
         "Computes in float32 and rounds once.",
         (
             Answers("adaptive_avg_pool3d", {"input": flat((1, 1, 8, 16, 8), [256] + [1] * 1023),
@@ -129,9 +131,9 @@ ROWS = (
     ),
     Surprise(
         17,
-        "F.adaptive_avg_pool1d(x, 0) and its gradient",
-        "The output is empty; backward raises.",
-        "The output is empty and the gradient zero.",
+        "`F.adaptive_avg_pool1d(x, 0)` and its gradient",
+        "The output is empty, but backward raises.",
+        "The output is empty, and the gradient is 0 everywhere.",
         tuple(
             Answers(f"adaptive_{kind}_pool1d", {"input": [[[1, 2, 3]]], "output_size": 0,
                     "grad_output": "ones"},
@@ -141,9 +143,9 @@ ROWS = (
     ),
     Surprise(
         18,
-        "F.adaptive_avg_pool2d(x of 0x2, 1)",
-        "NaN without an error; to 2, and for the maximum, an error.",
-        "Refuses an empty plane in every pooling layer; only the batch may be empty.",
+        "`F.adaptive_avg_pool2d(x, 1)`, x of 0x2",
+        "Gives NaN without an error; with output size 2, and in max pooling, it raises.",
+        "Refuses empty spatial axes in every pooling layer; only the batch may be empty.",
         (
             *(Refuses(layer, {"input": flat((1, 1, 0, 2), []), **options}, "#/input")
               for layer, options in (("adaptive_avg_pool2d", {"output_size": 1}),
@@ -156,9 +158,9 @@ ROWS = (
     ),
     Surprise(
         19,
-        "F.adaptive_avg_pool2d(x of 5 axes, 1)",
-        "Accepted with one axis too many for size 1, refused for size 2.",
-        "Refuses the rank, whatever the size; the 3d layer takes it.",
+        "`F.adaptive_avg_pool2d(x, 1)`, x with 5 axes",
+        "Accepts one axis too many with output size 1, but not with output size 2.",
+        "Refuses 5 axes with any output size; the 3d layer accepts them.",
         (
             *(Refuses("adaptive_avg_pool2d", {"input": [[[[[1, 3], [5, 7]]]]],
                       "output_size": size}, "#/input") for size in (1, 2)),
@@ -168,9 +170,10 @@ ROWS = (
     ),
     Surprise(
         20,
-        "F.max_unpool1d([[[1, 2]]], indices [[[1, 1]]], 2)",
-        "With one thread the last write wins, with several any may; the gradient goes to all.",
-        "The last in row-major order always wins; the gradient goes to all, as in torch.",
+        "`F.max_unpool1d([[[1, 2]]], indices, 2)`, indices [[[1, 1]]]",
+        "With one thread, the value written last wins; with several threads, any of them may win. "
+        "All of them get the gradient.",
+        "The last value in row-major order always wins. All of them get the gradient, as in torch.",
         (
             Answers("max_unpool1d", {"input": [[[1, 2]]], "indices": [[[1, 1]]],
                     "kernel_size": 2}, {"output": [[[0, 2, 0, 0]]]}),
@@ -181,10 +184,11 @@ ROWS = (
     ),
     Surprise(
         21,
-        "F.max_unpool2d(pooled 4x4, indices, 2, output_size=(5, 5))",
-        "Indices of the 4x4 plane are read in the 5x5 one: what stood at (1, 1) lands at (1, 0).",
-        'The same under torch\'s convention; `index_space: "default"` reads them in the 4x4 plane '
-        "and pads it.",
+        "`F.max_unpool2d(x, indices, 2, output_size=(5, 5))`, x and indices pooled from 4x4",
+        "Indices of the 4x4 plane are used in the 5x5 plane: the value from (1, 1) ends up at (1, "
+        "0).",
+        'The same under the torch convention; with `index_space: "default"`, they are used in the '
+        "4x4 plane, which is then padded.",
         (
             Answers("max_unpool2d", {**POOLED, "grad_output": flat((1, 1, 5, 5), range(25))},
                     {"output": [[[[0, 0, 0, 0, 0], [5, 0, 7, 0, 0], [0, 0, 0, 13, 0],
@@ -199,10 +203,11 @@ ROWS = (
     ),
     Surprise(
         22,
-        "F.fractional_max_pool2d(x, 0, 2), and with samples outside [0, 1)",
-        "-inf everywhere; samples of 1.5, -5 and NaN run; output_ratio is ignored if both are "
-        "given.",
-        "Has no fractional pooling. A kernel of 0 and an option it does not know are refused.",
+        "`F.fractional_max_pool2d(x, 0, 2)`; with samples outside [0, 1); with both `output_size` "
+        "and `output_ratio`",
+        "A kernel size of 0 gives -inf everywhere. Samples of 1.5, -5 and NaN are accepted. "
+        "`output_ratio` is ignored if both are given.",
+        "Has no fractional pooling. A kernel size of 0 and unknown options are refused.",
         (
             Lacks(("fractional_max_pool2d", "fractional_max_pool3d")),
             Refuses("max_pool2d", {"input": [[[[1, 2]]]], "kernel_size": 0}, "#/kernel_size"),
@@ -212,9 +217,9 @@ ROWS = (
     ),
     Surprise(
         37,
-        "torch.use_deterministic_algorithms(True) and F.max_unpool2d",
-        "Raises: its result may differ from run to run.",
-        "Has no such switch: the same request gives the same answer.",
+        "`F.max_unpool2d` under `torch.use_deterministic_algorithms(True)`",
+        "Raises, because its result may vary from run to run.",
+        "Needs no such switch: the same request always gets the same answer.",
         (repeats_itself,),
     ),
 )  # fmt: skip

@@ -76,9 +76,10 @@ CANCELS = {"input": [[[8193, 8191]]], "weight": [[[8193, -8195]]]}
 ROWS = (
     Surprise(
         31,
-        "Normalizing float32 (0, 1, 2, 3) + 1e7",
-        "Wrong in the first digit: the mean is rounded to a whole number.",
-        "Right: where a mean is large against the spread, the input is centered in float64 first.",
+        "Any norm of float32 (0, 1, 2, 3) + 1e7",
+        "Wrong in the first digit, because the mean is rounded to a whole number.",
+        "Correct: if the mean is large relative to the spread, the input is centered in float64 "
+        "first.",
         tuple(
             Answers(layer, {"input": data, **options}, {"output": output}, within=1e-6)
             for layer, data, options, output in (
@@ -92,9 +93,10 @@ ROWS = (
     ),
     Surprise(
         34,
-        "F.group_norm(x of (2, 3), 3, weight): one value per group",
-        "3.05e-05 in some entries instead of 0: x and its mean are scaled before they cancel.",
-        "0.",
+        "`F.group_norm(x, 3, weight)`, x of (2, 3): one value per group",
+        "Some elements are 3.05e-05 instead of 0: x and its mean are scaled separately before "
+        "they are subtracted.",
+        "The output is 0.",
         tuple(
             Answers("group_norm", {"input": [[[1], [2], [3]], [[4], [5], [6]]], "num_groups": 3,
                     "weight": [1, 1, 1], **more}, {"output": [[[0]] * 3] * 2})
@@ -103,10 +105,10 @@ ROWS = (
     ),
     Surprise(
         36,
-        "F.rms_norm(bfloat16 x, weight=float32)",
-        "A warning, and a slower way.",
-        "One dtype a request: a weight of another is refused. 16 bits are computed in float32 and "
-        "rounded once.",
+        "`F.rms_norm` of bfloat16 with a float32 weight",
+        "Warns, then takes a slower path.",
+        "A request has one dtype: a weight with another dtype is refused. Half types are computed "
+        "in float32 and rounded once.",
         (
             Refuses("rms_norm", {"input": [[2, 3]], "weight": {**flat((2,), [1, 5]),
                     "dtype": "float32"}, "normalized_shape": [2], "dtype": "bfloat16"},
@@ -118,9 +120,9 @@ ROWS = (
     ),
     Surprise(
         43,
-        "F.avg_pool2d(float32 x, 512), and F.adaptive_avg_pool2d to more than one window",
-        "Adds one by one: where x is 3.3 everywhere, the average is 0.24 % off, and 1 % over "
-        "1,024x1,024.",
+        "`F.avg_pool2d(x, 512)` of float32; `F.adaptive_avg_pool2d` to more than one window",
+        "Sums element by element: if x is 3.3 everywhere, the average is off by 0.24 %, and by 1 "
+        "% over 1,024x1,024.",
         "Averages are summed in float64 and rounded once.",
         tuple(
             Answers(layer, {"input": constant((1, 1, *shape), FLOAT32_3_3), **options},
@@ -136,10 +138,10 @@ ROWS = (
     ),
     Surprise(
         44,
-        "F.rms_norm(float32 [[1e15, 2e15]], (2,)) and its gradient; [[1e20, 2e20]]",
-        "From about 1e14 on the gradient is wrong, here 6.3e-16 twice instead of "
-        "2.53e-16 and -1.26e-16; from 1e20 on the output is 0, for the squares overflow.",
-        "Sums the squares in float64, and divides before it multiplies: both are right.",
+        "`F.rms_norm` of float32 [[1e15, 2e15]] and its gradient; of [[1e20, 2e20]]",
+        "From about 1e14, the gradient is wrong: here it is (6.3e-16, 6.3e-16) instead of "
+        "(2.53e-16, -1.26e-16). For 1e20, the output is 0, because the squares overflow.",
+        "Sums the squares in float64, and divides before it multiplies: both are correct.",
         tuple(
             Answers("rms_norm", {"input": [[scale, 2 * scale]], "normalized_shape": [2],
                     "grad_output": "ones"}, {path: [numbers]}, within=1e-6 * abs(numbers[0]))
@@ -153,11 +155,13 @@ ROWS = (
     ),
     Surprise(
         45,
-        "Float32 gradients that sum many terms: of a convolution's or a batch norm's bias",
-        "Where the incoming gradient is 3.3 everywhere, conv2d's is 0.11 % off over 4x256x256 "
-        "positions (with two threads), batch norm's 0.095 % over 1,000,000 values.",
-        "Adds at most 1,024 terms in float32, and what they come to in float64. `explain` advises "
-        "`precision-loss` where they cancel.",
+        "Float32 gradients with many terms, such as the bias gradients of convolution and batch "
+        "norm",
+        "If the incoming gradient is 3.3 everywhere, the bias gradient of `conv2d` is off by 0.11 "
+        "% over 4x256x256 positions (with two threads), and that of batch norm by 0.095 % over "
+        "1,000,000 values.",
+        "Adds at most 1,024 terms in float32, and the partial sums in float64. `explain` advises "
+        "`precision-loss` if terms cancel.",
         (
             Answers("conv2d", {"input": constant((4, 1, 256, 256), 1), "weight": [[[[0]]]],
                     "bias": [0], "grad_output": constant((4, 1, 256, 256), FLOAT32_3_3)},
@@ -178,11 +182,11 @@ ROWS = (
     ),
     Surprise(
         48,
-        "The weight gradient of F.conv1d",
-        "Its last bit depends on where the incoming gradient lies in memory: the same numbers give "
-        "two answers.",
-        "Aligns the tensors: the same request has the same answer to the last bit, in JSON as in "
-        "safetensors.",
+        "The weight gradient of `F.conv1d`",
+        "The last bit depends on where the incoming gradient lies in memory: the same numbers "
+        "give two different results.",
+        "Aligns the tensors in memory: the same request gets the same answer bit for bit, in JSON "
+        "and in safetensors.",
         (answers_both_forms_alike,),
     ),
 )  # fmt: skip

@@ -40,10 +40,10 @@ LOWEST = (("uint8", 0, 0), ("int8", -128, -128), ("float32", "-Infinity", -INF))
 ROWS = (
     Surprise(
         39,
-        "F.instance_norm of one sample, where the incoming gradient has channels-last strides",
-        "The output is right; the gradients of input, weight and bias are wrong: 0.286, -0.859 "
-        "and 0.573 instead of -0.286, 0.859 and -0.573.",
-        "Right in both layouts.",
+        "`F.instance_norm` of one sample, with channels-last strides in the incoming gradient",
+        "The output is correct, but the gradients of input, weight and bias are wrong: the "
+        "input's is (0.286, -0.859, 0.573) instead of (-0.286, 0.859, -0.573).",
+        "Correct in both layouts.",
         tuple(
             Answers("instance_norm", {"input": [in_layout(VALUES, layout)], "weight": [1, 1],
                     "bias": [0, 0], "grad_output": [in_layout(GRADS, layout)], "layout": layout,
@@ -59,10 +59,10 @@ ROWS = (
     ),
     Surprise(
         40,
-        "F.group_norm of float32 (10000, 10001, 10002, 10003) with channels-last strides",
-        "The variance is E[x^2] - E[x]^2, which cancels: -474, -158, 158 and 474 instead of "
-        "-1.342, -0.447, 0.447 and 1.342.",
-        "Right in both layouts: the variance is centred.",
+        "`F.group_norm` of float32 (10000, 10001, 10002, 10003) with channels-last strides",
+        "The variance is computed as E[x^2] - E[x]^2, which cancels: the output is (-474, -158, "
+        "158, 474) instead of (-1.342, -0.447, 0.447, 1.342).",
+        "Correct in both layouts: the variance is computed from the centered input.",
         tuple(
             Answers("group_norm", {"input": [in_layout(THOUSANDS, layout)], "num_groups": 1,
                     "layout": layout},
@@ -72,10 +72,11 @@ ROWS = (
     ),
     Surprise(
         41,
-        "F.max_pool3d with channels-last strides; any max pool of int8 and uint8 with them",
-        "In a window of only the dtype's lowest value the index loses its plane of depth: 0 "
-        "instead of 1. Of 8 bits, a channel of more than 127 positions raises RuntimeError.",
-        "Right in both layouts, and every size is legal.",
+        "`F.max_pool3d` with channels-last strides; any max pooling of int8 or uint8 with them",
+        "In a window that contains only the dtype's lowest value, the index ignores the depth: 0 "
+        "instead of 1. With int8 and uint8, a channel with more than 127 positions raises "
+        "RuntimeError.",
+        "Correct in both layouts, for every size.",
         (
             *(Answers("max_pool3d", {"input": [[[[[9, 9]]], [[[low, low]]]]], "kernel_size": 1,
                       "dtype": dtype, "layout": "channels_last", "tie": tie,
@@ -94,10 +95,10 @@ ROWS = (
     ),
     Surprise(
         42,
-        "F.batch_norm in training of float32 with channels-last strides",
-        "Adds one by one: an (8, 3, 64, 64) of 3.3 everywhere gives 0.157 instead of 0, one of "
-        "224x224 gives 0.9 (with two threads).",
-        "0 in both layouts.",
+        "`F.batch_norm` of float32 in training, with channels-last strides",
+        "Sums element by element: if x is 3.3 everywhere, the output is 0.157 instead of 0 for "
+        "(8, 3, 64, 64), and 0.9 for (8, 3, 224, 224) (with two threads).",
+        "The output is 0 in both layouts.",
         tuple(
             Answers("batch_norm2d", {"input": constant(shape, FLOAT32_3_3), "training": True,
                     "layout": layout},

@@ -8,10 +8,12 @@ MEAN_BY_EIGHT = {"input": [[[[[1, 2], [3, 4]], [[5, 6], [7, 8]]]]], "kernel_size
 ROWS = (
     Surprise(
         1,
-        "F.max_pool1d([[[1, 2]]], 2, stride=1, padding=1, dilation=3), and its gradient",
-        "A window that holds padding alone gives -inf and an index outside the input; backward "
-        "then writes outside the gradient's memory: abort or segmentation fault.",
-        "Refuses it as `empty-window` before torch is called, also where ceil mode makes it.",
+        "`F.max_pool1d([[[1, 2]]], 2, stride=1, padding=1, dilation=3)` and its gradient",
+        "A window that contains only padding gives -inf and an index outside the input. The "
+        "backward pass then writes outside the gradient's memory: the process aborts or "
+        "segfaults.",
+        "Refuses it as `empty-window` before torch is called, also if ceil mode creates the "
+        "window.",
         (
             # Without a gradient, so that a service that answered would fail here and not crash.
             Refuses("max_pool1d", {"input": [[[1, 2]]], **PADDING_ALONE},
@@ -27,9 +29,9 @@ ROWS = (
     ),
     Surprise(
         2,
-        "The same with two channels and return_indices=True",
-        "The index, 2 in a plane of 2, points into the next channel's plane.",
-        "Refuses it as `empty-window`: an index always lies in its own plane.",
+        "The same call with two channels and `return_indices=True`",
+        "The index is 2 in a plane of 2 elements: it points into the next channel's plane.",
+        "Refuses it as `empty-window`; an index never points outside its own plane.",
         (
             Refuses("max_pool1d", {"input": [[[1, 2], [3, 4]]], **PADDING_ALONE,
                     "return_indices": True}, "#/padding", "empty-window"),
@@ -37,10 +39,10 @@ ROWS = (
     ),
     Surprise(
         3,
-        "F.adaptive_avg_pool1d(x, 2**31); F.max_unpool2d(x, indices, 1, stride=10**6)",
-        "Allocates gigabytes, or is killed by the system.",
-        "Refuses lengths and strides over their limits, and with `output-too-large` an output over "
-        "`max_output_bytes`, before it allocates.",
+        "`F.adaptive_avg_pool1d(x, 2**31)`; `F.max_unpool2d(x, indices, 1, stride=10**6)`",
+        "Allocates gigabytes, or the system kills the process.",
+        "Refuses lengths and strides above their limits, and an output above `max_output_bytes` "
+        "as `output-too-large`, before it allocates memory.",
         (
             Refuses("adaptive_avg_pool1d", {"input": [[[1, 2]]], "output_size": 2**31},
                     "#/output_size"),
@@ -55,10 +57,10 @@ ROWS = (
     ),
     Surprise(
         4,
-        "F.max_pool1d(x, 2**30, padding=2**29)",
-        "Accepted: it loops over the padding for seconds, whatever the size of x.",
-        "Refuses a kernel over `max_extent`, and with `cost-limit` what would run longer than "
-        "`max_cost_ms`.",
+        "`F.max_pool1d(x, 2**30, padding=2**29)`",
+        "Accepted: loops over the padding for seconds, however small x is.",
+        "Refuses a kernel above `max_extent`, and work estimated at more than `max_cost_ms` as "
+        "`cost-limit`.",
         (
             Refuses("max_pool1d", {"input": [[[1, 2]]], "kernel_size": 2**30, "padding": 2**29},
                     "#/kernel_size"),
@@ -68,9 +70,9 @@ ROWS = (
     ),
     Surprise(
         5,
-        "F.max_pool1d(x, kernel_size, stride or dilation of 2**31 and more)",
-        "Works without a gradient, fails with one or with indices.",
-        "Refuses all three over `max_extent`, with a gradient and without.",
+        "`F.max_pool1d` with a `kernel_size`, `stride` or `dilation` of 2^31 or more",
+        "Works without a gradient, but fails with a gradient or with indices.",
+        "Refuses all three above `max_extent`, with or without a gradient.",
         tuple(
             Refuses("max_pool1d", {"input": [[[1, 2]]], "kernel_size": 1, name: 2**31, **more},
                     f"#/{name}")
@@ -80,9 +82,10 @@ ROWS = (
     ),
     Surprise(
         6,
-        "F.avg_pool3d(x of 2x2x2, 3, padding=1)",
-        "Raises, although padding covers the kernel; avg_pool2d and max_pool3d take the same.",
-        "Answers: the same windows are legal in every pooling layer.",
+        "`F.avg_pool3d(x, 3, padding=1)`, x of 2x2x2",
+        "Raises, although the kernel fits into the padded input; `avg_pool2d` and `max_pool3d` "
+        "accept the same arguments.",
+        "Computes it: all pooling layers accept the same windows.",
         (
             Answers("avg_pool3d", {**MEAN_BY_EIGHT, "grad_output": "ones"},
                     {"output": [[[[[36 / 27]]]]], "gradients.input": [[[[[1 / 27] * 2] * 2] * 2]]},
@@ -94,10 +97,11 @@ ROWS = (
     ),
     Surprise(
         7,
-        "Pooling with ceil_mode=True, against the formula in its documentation",
-        "Gives 3, 2 and 3 windows where the formula gives 4, 3 and 4: it drops a last window that "
-        "would start behind the input.",
-        "Gives what torch runs; `explain` and `/shape` name the dropped window.",
+        "Pooling with `ceil_mode=True`",
+        "Drops a last window that would start after the end of the input, contrary to the "
+        "documented formula: for 9, 4 and 5 elements with (kernel, stride, padding) of (4, 4, 2), "
+        "(1, 2, 0) and (2, 2, 1), it gives 3, 2 and 3 windows instead of 4, 3 and 4.",
+        "Gives the same windows as torch; `explain` and `/shape` report the dropped window.",
         tuple(
             Answers("max_pool1d", {"input": [[list(range(1, n + 1))]], "kernel_size": k,
                     "stride": s, "padding": p, "ceil_mode": True, "explain": True},
@@ -109,10 +113,9 @@ ROWS = (
     ),
     Surprise(
         8,
-        "F.max_pool1d(x of 4, 9, stride=8, ceil_mode=True)",
-        "Accepted, though the kernel is longer than the input: one partial window.",
-        "The same, and an average divides by the 4 elements that are there; refused without "
-        "ceil mode.",
+        "`F.max_pool1d(x, 9, stride=8, ceil_mode=True)`, x of 4 elements",
+        "Accepted, although the kernel is longer than the input: gives one partial window.",
+        "The same; an average divides by the 4 elements in the window. Refused without ceil mode.",
         (
             Answers("max_pool1d", {"input": [[[1, 2, 3, 4]]], "kernel_size": 9, "stride": 8,
                     "ceil_mode": True}, {"output": [[[4]]]}),
@@ -124,10 +127,11 @@ ROWS = (
     ),
     Surprise(
         23,
-        "nn.MaxPool2d(-3); stride=None; stride=()",
-        "The constructor takes all three; -3 fails at the first call, with a message on padding.",
-        "Has no constructors: each request is checked as a whole. A null stride is the kernel "
-        "size; an empty list is refused.",
+        "`nn.MaxPool2d(-3)`; `stride=None`; `stride=()`",
+        "The constructor accepts all three; -3 fails in the first call, with a message about "
+        "padding.",
+        "Validates each request as a whole; there are no constructors. A null stride means the "
+        "kernel size; an empty list is refused.",
         (
             Refuses("max_pool2d", {"input": [[[[1, 2]]]], "kernel_size": -3}, "#/kernel_size"),
             Refuses("max_pool1d", {"input": [[[1, 2]]], "kernel_size": 1, "stride": []},
@@ -138,9 +142,9 @@ ROWS = (
     ),
     Surprise(
         38,
-        "F.max_pool1d(F.pad(x, (1, 0), value=-inf), 2, return_indices=True)",
-        "Asymmetric padding by hand: the indices count in the padded input.",
-        "Takes asymmetric padding; indices count in the input as it was sent.",
+        "`F.max_pool1d(F.pad(x, (1, 0), value=-inf), 2, return_indices=True)`",
+        "Asymmetric padding must be added by hand, and the indices then refer to the padded input.",
+        "Supports asymmetric padding; the indices refer to the input as it was sent.",
         (
             Answers("max_pool1d", {"input": [[[5, 1, 7]]], "kernel_size": 2, "padding": [[1, 0]],
                     "return_indices": True, "grad_output": "ones"},
