@@ -1,4 +1,4 @@
-"""The programs of the reports for torch print what the reports say."""
+"""The programs of the bug reports for torch print what the reports say."""
 
 import re
 
@@ -10,7 +10,7 @@ from tests.surprises.torch_itself import SURPRISED
 pytestmark = [SURPRISED, pytest.mark.usefixtures("two_threads")]
 
 REPORTS = re.findall(
-    r"^## (.*?)\n```python\n(.*?)```\nPrints\n```text\n(.*?)```\nExpected: ",
+    r"^## ([^`]*?)\n.*?\n```python\n(.*?)```\n\nOutput:\n\n```text\n(.*?)```\n\nExpected: ",
     PAGE.with_name("torch-reports.md").read_text(),
     re.MULTILINE | re.DOTALL,
 )
