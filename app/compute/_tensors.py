@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from app.schemas.options import Layout
@@ -16,7 +17,7 @@ ALIGNMENT_BYTES = 64
 
 
 def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Convert a payload to a tensor of `dtype` on the device.
+    """Convert a payload to a contiguous tensor of `dtype` on the device.
 
     On the CPU, the tensor shares the payload's memory if the dtype is the same. The copy to an
     accelerator goes through pinned memory and is asynchronous.
@@ -24,15 +25,23 @@ def to_torch(payload: TensorPayload, device: torch.device, dtype: torch.dtype) -
     own = TORCH_DTYPES[payload.dtype]
     if 0 in payload.shape:
         return torch.empty(payload.shape, dtype=dtype, device=device)
-    tensor = torch.frombuffer(payload.data, dtype=own).view(payload.shape)
+    array = np.frombuffer(payload.data, DTYPES[payload.dtype].storage).reshape(payload.shape)
+    tensor = torch.from_numpy(array)
+    if tensor.dtype is not own:
+        tensor = tensor.view(own)  # numpy has no bfloat16
     if device.type == "cuda":
         tensor = tensor.pin_memory()
+    if dtype is own and device.type == "cpu":
+        return tensor
     return tensor.to(device, dtype, non_blocking=True)
 
 
 def to_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copy tensors to the host, asynchronously on the current stream, with a single synchronize."""
-    found = {name: tensor.detach() for name, tensor in tensors.items()}
+    found = {
+        name: tensor.detach() if tensor.requires_grad else tensor
+        for name, tensor in tensors.items()
+    }
     if not any(tensor.is_cuda for tensor in found.values()):
         return found
     host = {}

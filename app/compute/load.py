@@ -63,6 +63,6 @@ class Loader:
         tensor = to_torch(payload, self.device, dtype)
         if mapped:
             tensor = inward(tensor, self.plan.options.layout, self.call.batched)
-            if not (self.spec.any_order and dtype.is_floating_point):
-                tensor = tensor.contiguous()
+            is_any = self.spec.any_order and dtype.is_floating_point
+            tensor = tensor if is_any else tensor.contiguous()
         return aligned(tensor) if self.spec.matrix_product else tensor

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -224,13 +224,13 @@ def _batch_norm(
     *,
     training: bool,
 ) -> torch.Tensor:
-    weight, bias = tensors["weight"].to(x), tensors["bias"].to(x)
-    rest = (mean.to(x), var.to(x), weight, bias, training, 1.0, eps)
+    vectors = (tensors["weight"], tensors["bias"], mean, var)
+    rest: Any = (*(v if v.dtype is x.dtype else v.to(x) for v in vectors), training, 1.0, eps)
     piece = x.numel() if x.dtype == torch.float64 else _piece(x)
     if math.prod(x.shape[2:]) <= piece:
-        return F.batch_norm(x, *rest)
+        return torch.native_batch_norm(x, *rest)[0]
     pieces = x.view(*x.shape[:2], -1, piece).transpose(1, 2)
-    output = F.batch_norm(pieces.flatten(0, 1), *rest)
+    output, _, _ = torch.native_batch_norm(pieces.flatten(0, 1), *rest)
     return output.view(pieces.shape).transpose(1, 2).reshape(x.shape)
 
 
@@ -301,12 +301,12 @@ def updated(
     if count:
         unbiased = options.running_var_estimator == "unbiased"
         seen = batch["var_unbiased" if unbiased else "var"]
-        mean = (1 - share) * mean + share * batch["mean"]
-        var = (1 - share) * var + share * seen
+        mean = torch.add((1 - share) * mean, batch["mean"], alpha=share)
+        var = torch.add((1 - share) * var, seen, alpha=share)
     return {
         "running_stats.mean": mean,
         "running_stats.var": var,
-        "running_stats.num_batches_tracked": torch.tensor(tracked),
+        "running_stats.num_batches_tracked": torch.full((), tracked),
     }
 
 

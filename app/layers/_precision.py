@@ -12,6 +12,8 @@ LONGEST_SUM = 1024
 LARGEST_MEAN = 4
 """Maximum distance of a mean from 0, in standard deviations, for torch's float32 kernels, which
 compute `x * a + b` and so lose digits to cancellation."""
+FEW_CHANNELS = 32
+"""Up to so many numbers are compared faster in Python than by calls of torch."""
 WIDE = 2
 """Size of a float64 element, in float32 elements."""
 WIDENED_COPIES = 3
@@ -43,8 +45,16 @@ def is_well_scaled(mean: torch.Tensor, var: torch.Tensor, eps: float) -> bool:
 
     False if either is not finite.
     """
+    if mean.numel() <= FEW_CHANNELS:
+        pairs = zip(mean.flatten().tolist(), var.flatten().tolist(), strict=True)
+        return all(_is_well_scaled(mean, var + eps) for mean, var in pairs)
     spread = var + eps
     margin = torch.addcmul(spread, mean, mean, value=-1 / LARGEST_MEAN**2)
     least, most = torch.aminmax(spread)
     within = least.item() > SMALLEST_VARIANCE and most.item() < LARGEST_VARIANCE
     return within and margin.min().item() >= 0
+
+
+def _is_well_scaled(mean: float, spread: float) -> bool:
+    within = SMALLEST_VARIANCE < spread < LARGEST_VARIANCE
+    return within and mean * mean <= LARGEST_MEAN**2 * spread

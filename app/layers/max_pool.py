@@ -45,6 +45,8 @@ PART_NS = 8_000
 """Overhead per part of the windows where gradients are shared, whatever its size; the compute layer
 counts it six times."""
 
+POOLS = (F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices)
+
 
 class MaxPoolOptions(WindowOptions):
     """Options of max pooling."""
@@ -153,10 +155,10 @@ def _is_native(axes: tuple[SlidingAxis, ...], options: MaxPoolOptions) -> bool:
 def _pool(
     x: torch.Tensor, axes: tuple[SlidingAxis, ...], padding: tuple[int, ...], ceil: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(axes) - 1]
     kernel, stride = tuple(a.kernel for a in axes), tuple(a.stride for a in axes)
     dilation = tuple(a.dilation for a in axes)
-    output, where = pool(x, kernel, stride, padding, dilation, ceil, return_indices=True)
+    pool: Any = POOLS[len(axes) - 1]
+    output, where = pool(x, kernel, stride, padding, dilation, ceil)
     return output, where
 
 

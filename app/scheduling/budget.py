@@ -56,6 +56,13 @@ class Budget:
             self._note_full()
             raise Overloaded(f"the queue for {self.name} is full, with {self.waiting} requests")
 
+    def take_now(self, amount: int, rest: int = 0) -> bool:
+        """Take `amount`, and `rest` later, if that needs no waiting; whether it did."""
+        fits = self._fits(amount, rest)
+        if fits:
+            self._grant(amount, rest)
+        return fits
+
     async def take(self, amount: int, wait: Wait, rest: int = 0) -> None:
         """Take `amount`, and `rest` later; `wait` awaits a future, and raises when it gives up.
 
@@ -63,8 +70,7 @@ class Budget:
             Overloaded: the queue is full.
 
         """
-        if self._fits(amount, rest):
-            self._grant(amount, rest)
+        if self.take_now(amount, rest):
             return
         self.check_room(amount, rest)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()

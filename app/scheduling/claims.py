@@ -267,7 +267,8 @@ class Claim:
             self._job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
 
     async def _take(self, budget: Budget, amount: int) -> None:
-        await self._queue(budget, amount)
+        if not budget.take_now(amount):
+            await self._queue(budget, amount)
         self._held.append((budget, amount))
 
     async def _queue(self, budget: Budget, amount: int, rest: int = 0) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import simdjson
 
 from app.codecs.json._rows import Rows
+from app.codecs.json._small import decode_small
 from app.codecs.json._tensors import TensorReader, plain
 from app.codecs.json._text import members, parse, plain_kind
 from app.errors import InvalidRequest, RequestError
@@ -20,6 +21,7 @@ from app.schemas.tensors import (
     json_kind,
 )
 
+SMALL_BYTES = 4096
 PROXIES = (simdjson.Array, simdjson.Object)
 Fields = Mapping[str, Field]
 
@@ -35,6 +37,10 @@ def decode(
             list of more than `max_list` tensors.
 
     """
+    if len(body) <= SMALL_BYTES:
+        fields = decode_small(body, tensors, max_rank=max_rank, max_list=max_list)
+        if fields is not None:
+            return fields
     parser = _own.__dict__.pop("parser", None) or simdjson.Parser()
     fields = _Reader(max_rank, max_list).document(parse(parser, body), body, tensors)
     _own.parser = parser
