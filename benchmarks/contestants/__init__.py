@@ -46,8 +46,8 @@ def _python(module: str, *rest: str) -> tuple[str, ...]:
 
 
 UVICORN = ("--port", "PORT", "--no-access-log", "--log-level", "warning")
-PLAIN = Contestant("plain", "fastapi", _python("uvicorn", f"{HERE}.plain:app", *UVICORN), "/LAYER")
-TYPED = Contestant("typed", "fastapi", PLAIN.command, "/typed/LAYER")
+TYPED = Contestant("typed", "fastapi", _python("uvicorn", f"{HERE}.typed:app", *UVICORN), "/LAYER")
+ASYNC = Contestant("typed async", "fastapi", TYPED.command, "/async/LAYER")
 LAMINA = Contestant(
     "lamina", "app", _python("app.server.cli", "serve", "--port", "PORT"), "/v1/layers/LAYER"
 )
