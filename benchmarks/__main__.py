@@ -48,11 +48,11 @@ def main() -> int:
         for work, clients in _works(arguments.floats, bytes_too=STARLETTE in chosen):
             print(f"{work}, clients: {clients}", flush=True)
             run.measure(work, clients)
-        found = list(demands(run.turns, [peer.name for peer in PEERS]))
+        found = list(demands(run.turns))
         if 16 in arguments.floats:
             found += [batch_demand(layer, run.batches(layer)) for layer in LAYERS]
         parts = [
-            heading(arguments.rounds, missing),
+            heading(arguments.rounds, [*missing, *run.failed]),
             demand_table(found),
             rate_table(run.turns),
             floor_table(run.turns, run.parsers),

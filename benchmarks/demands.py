@@ -1,10 +1,10 @@
 """The targets: ratios between Lamina and others in one run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from benchmarks.contestants import STARLETTE, TYPED
-from benchmarks.rounds import FLOOR, IN_PROCESS, LARGE, MANY, Turns, cpu_ratio, ratio
+from benchmarks.rounds import FLOOR, IN_PROCESS, LARGE, MANY, PEER_NAMES, Turns, cpu_ratio, ratio
 from benchmarks.works import BATCH, Work
 
 LAYERS = ("max_pool2d", "batch_norm2d")
@@ -43,13 +43,13 @@ class Demand:
         return self.reached <= self.bound if self.at_most else self.reached >= self.bound
 
 
-def demands(measured: Mapping[tuple[Work, int], Turns], peers: Sequence[str]) -> Iterator[Demand]:
+def demands(measured: Mapping[tuple[Work, int], Turns]) -> Iterator[Demand]:
     """The demands whose works were measured."""
     for floats, clients, encoding, other, bounds in RATES:
         for layer, bound in zip(LAYERS, bounds, strict=True):
             turns = measured.get((Work(layer, floats, encoding), clients), {})
             name, shown = other, "the floor in process" if other == FLOOR else other
-            if other == BEST_PEER and (there := [peer for peer in peers if peer in turns]):
+            if other == BEST_PEER and (there := [peer for peer in PEER_NAMES if peer in turns]):
                 name = min(there, key=lambda peer: ratio(turns, "lamina", peer))
                 shown = f"{other} ({name})"
             if name in turns:

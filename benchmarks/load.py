@@ -98,7 +98,7 @@ class Clients:
 
     def __init__(self, port: int, wire: bytes, count: int) -> None:
         self.idle = [Connection(port) for _ in range(count)]
-        self.busy = 0
+        self._busy: set[Connection] = set()
         self._wire = wire
         self._left: dict[Connection, memoryview] = {}
         self._selector = selectors.DefaultSelector()
@@ -117,7 +117,7 @@ class Clients:
     def send(self) -> Connection:
         """Start a request on an idle connection, and return that."""
         connection = self.idle.pop()
-        self.busy += 1
+        self._busy.add(connection)
         self._go_on(connection, memoryview(self._wire))
         return connection
 
@@ -126,13 +126,24 @@ class Clients:
         done = []
         for key, events in self._selector.select(wait_s):
             connection: Connection = key.data
+            if connection not in self._busy:
+                self._drop(connection)
+                continue
             if events & selectors.EVENT_WRITE:
                 self._go_on(connection, self._left[connection])
             if events & selectors.EVENT_READ and connection.receive() is not None:
                 done.append(connection)
         self.idle += done
-        self.busy -= len(done)
+        self._busy.difference_update(done)
         return done
+
+    def _drop(self, connection: Connection) -> None:
+        """Give up an idle connection, which the server has closed."""
+        self.idle.remove(connection)
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        if not self.idle and not self._busy:
+            raise ConnectionError("the server closed all connections")
 
     def _go_on(self, connection: Connection, left: memoryview) -> None:
         """Send what the kernel takes."""

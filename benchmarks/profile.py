@@ -6,6 +6,7 @@ one at a time, so the wait for a thread is what none of the functions on that th
 The shares are those of the timed run; the microseconds are these shares of a run without timers.
 """
 
+import argparse
 import importlib
 import inspect
 import statistics
@@ -48,8 +49,7 @@ PARTS = {
     "middleware": ["api.pipeline:send_answer"],  # and the whole app
 }
 """Functions below `app` by part; a part's functions may call those of another."""
-ROUNDS, ROUND_S = 60, 0.03
-"""Short ones, of which a busy machine disturbs some: the medians count."""
+ROUND_S = 0.03
 
 
 class Timers:
@@ -120,23 +120,26 @@ def install(timers: Timers, lamina: Lamina) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.profile")
+    parser.add_argument("--rounds", type=int, default=60, help="short ones; their medians count")
+    rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     with Lamina() as lamina:
         requests = {work: work.request(LAMINA) for work in WORKS}
         counts = {w: int(ROUND_S / lamina.seconds(r, 100)) + 1 for w, r in requests.items()}
         bare = {
-            work: statistics.median(lamina.seconds(request, counts[work]) for _ in range(ROUNDS))
+            work: statistics.median(lamina.seconds(request, counts[work]) for _ in range(rounds))
             for work, request in requests.items()
         }
         timers = Timers()
         install(timers, lamina)
         for work, request in requests.items():
-            rounds, timed = [], []
-            for _ in range(ROUNDS):
+            spent, timed = [], []
+            for _ in range(rounds):
                 timers.spent = dict.fromkeys(PARTS, 0.0)
                 timed.append(lamina.seconds(request, counts[work]))
-                rounds.append(timers.spent)
-            medians = {part: statistics.median(one[part] for one in rounds) for part in PARTS}
+                spent.append(timers.spent)
+            medians = {part: statistics.median(one[part] for one in spent) for part in PARTS}
             whole_us = bare[work] * 1e6
             with_us = statistics.median(timed) * 1e6
             print(f"\n{work}: {whole_us:.0f} us, with timers {with_us:.0f} us")

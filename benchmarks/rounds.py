@@ -2,11 +2,12 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import orjson
 
-from benchmarks.contestants import LAMINA, STARLETTE, TYPED, Contestant
+from benchmarks.contestants import LAMINA, PEERS, STARLETTE, TYPED, Contestant
 from benchmarks.contestants.typed import ANSWERS, WAYS
 from benchmarks.floor import Floor
 from benchmarks.in_process import Lamina
@@ -21,6 +22,7 @@ LARGE_ROUNDS = 2
 """Of 16 clients with large inputs, which take the typed service ten seconds a turn."""
 MOST_COUNT = 4000
 FLOOR, IN_PROCESS = "floor", "lamina in process"
+PEER_NAMES = tuple(peer.name for peer in PEERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Rounds:
         self.rounds = rounds
         self.turns: dict[tuple[Work, int], Turns] = {}
         self.parsers: dict[Work, str] = {}
+        self.failed: list[str] = []
         self._lamina = lamina
         self._turn_s = turn_s
         self._buffer = bytearray(64 << 20)
@@ -79,19 +82,35 @@ class Rounds:
         takers: dict[str, Callable[[], Turn]] = {}
         for service in self.services:
             if takes_part(service.contestant, work, clients):
-                takers[service.contestant.name] = self._served(service, work, clients)
-        if clients == 1 and work.encoding == "JSON":
-            takers |= self._unserved(work)
+                with self._left_out_if_it_fails(service.contestant.name, work, takers):
+                    takers[service.contestant.name] = self._served(service, work, clients)
         if LAMINA.name not in takers:
             return
+        if clients == 1 and work.encoding == "JSON":
+            takers |= self._unserved(work)
         rounds = self.rounds
         if clients > 1 and work.floats == LARGE:
             rounds = min(rounds, LARGE_ROUNDS)
         turns: dict[str, list[Turn]] = {name: [] for name in takers}
         for index in range(rounds):
             for name in sorted(takers, reverse=bool(index % 2)):
-                turns[name].append(takers[name]())
-        self.turns[work, clients] = turns
+                with self._left_out_if_it_fails(name, work, takers):
+                    turns[name].append(takers[name]())
+        self.turns[work, clients] = {name: turns[name] for name in takers}
+
+    @contextmanager
+    def _left_out_if_it_fails(
+        self, name: str, work: Work, takers: dict[str, Callable[[], Turn]]
+    ) -> Iterator[None]:
+        """A peer that does not answer, for example in time, has no further turns at this work."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if name not in PEER_NAMES:
+                raise
+            takers.pop(name, None)
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            self.failed.append(f"{name} ({work}: {reason})")
 
     def batches(self, layer: str) -> float:
         """The time of 64 single requests to that of a batch of them, the median of the rounds."""

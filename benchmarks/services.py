@@ -30,12 +30,13 @@ class Service:
         """The body of one answer."""
         return bytes(Connection(self.port, buffer).post(wire))
 
+    def tree(self) -> list[psutil.Process]:
+        """Its processes."""
+        return [self.process, *self.process.children(recursive=True)]
+
     def cpu_s(self) -> float:
         """Processor time of all its processes so far."""
-        with suppress(psutil.NoSuchProcess):
-            tree = [self.process, *self.process.children(recursive=True)]
-            return sum(map(_cpu_s, tree))
-        return 0.0
+        return sum(map(_cpu_s, self.tree()))
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -53,10 +54,10 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Processes that are started meanwhile run on that core."""
+def on_core(core: int | None) -> Iterator[None]:
+    """Processes that are started meanwhile run on that core, if one is given."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, before if core is None else {core})
     try:
         yield
     finally:
@@ -64,7 +65,7 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def start(
-    stack: ExitStack, contestants: Sequence[Contestant], core: int
+    stack: ExitStack, contestants: Sequence[Contestant], core: int | None
 ) -> tuple[list[Service], list[str]]:
     """The services that started, until the stack is closed, and the names of those that did not."""
     found, missing = [], []
@@ -92,11 +93,12 @@ def _serving(contestant: Contestant) -> Iterator[Service]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    service = Service(contestant, port, psutil.Process(process.pid))
     try:
         _await(process, port)
-        yield Service(contestant, port, psutil.Process(process.pid))
+        yield service
     finally:
-        tree = psutil.Process(process.pid).children(recursive=True) if _runs(process) else []
+        tree = service.tree()[1:] if _runs(process) else []
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(20)

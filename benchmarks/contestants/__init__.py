@@ -62,6 +62,12 @@ PEERS = (
         _python("bentoml", "serve", f"{HERE}.bentoml_service:Layers", "--port", "PORT"),
         "/LAYER",
     ),
-    Contestant("mosec", "mosec", _python(f"{HERE}.mosec_service", "--port", "PORT"), "/inference"),
+    Contestant(
+        "mosec",
+        "mosec",
+        # It would give up large inputs after 3 s, which a busy machine takes.
+        _python(f"{HERE}.mosec_service", "--port", "PORT", "--timeout", "60000"),
+        "/inference",
+    ),
     Contestant("ray", "ray", _python(f"{HERE}.ray_service", "PORT"), "/"),
 )
