@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contestants import ASYNC, LAMINA, PEERS, STARLETTE, TYPED
+from benchmarks.contestants import ASYNC, LAMINA, PEERS, RAY, STARLETTE, TYPED
 from benchmarks.demands import LAYERS, batch_demand, demands
 from benchmarks.in_process import Lamina
 from benchmarks.report import (
@@ -39,26 +39,38 @@ def main() -> int:
     chosen = [one for one in ALL if not arguments.only or one.name in arguments.only]
     server_core, client_core = cores()
     with ExitStack() as stack:
-        services, missing = start(stack, chosen, server_core)
+        services, missing = start(stack, [one for one in chosen if one is not RAY], server_core)
+        up = {service.contestant.name: service for service in services}
         # The floor runs here, as the services do: on one core.
         os.sched_setaffinity(0, {client_core})
         torch.set_num_threads(1)
         lamina = stack.enter_context(Lamina())
-        run = Rounds(services, lamina, arguments.rounds, arguments.seconds)
-        for work, clients in _works(arguments.floats, bytes_too=STARLETTE in chosen):
+        run = Rounds(lamina, arguments.rounds, arguments.seconds)
+        works = list(_works(arguments.floats, bytes_too=STARLETTE in chosen))
+        for work, clients in works:
             print(f"{work}, clients: {clients}", flush=True)
-            run.measure(work, clients)
-        found = list(demands(run.turns))
-        if 16 in arguments.floats:
-            found += [batch_demand(layer, run.batches(layer)) for layer in LAYERS]
+            run.measure(work, clients, services)
+        batches = [
+            batch_demand(layer, run.batches(layer, up["lamina"]))
+            for layer in LAYERS
+            if 16 in arguments.floats
+        ]
+        extra = []
+        if not arguments.only:
+            extra.append(way_table(run.ways(up["typed"])))
+            extra.append(latency_table(run.latencies(3, [up["lamina"], up["typed"]])))
+        # Last, because its many processes never rest.
+        alone, without = start(stack, [one for one in chosen if one is RAY], server_core)
+        for work, clients in works:
+            run.measure(work, clients, alone)
+        found = [*demands(run.turns), *batches]
         parts = [
-            heading(arguments.rounds, [*missing, *run.failed]),
+            heading(arguments.rounds, [*missing, *without, *run.failed]),
             demand_table(found),
             rate_table(run.turns),
             floor_table(run.turns, run.parsers),
+            *extra,
         ]
-        if not arguments.only:
-            parts += [way_table(run.ways()), latency_table(run.latencies(3))]
     text = "\n".join(parts)
     print(text)
     if arguments.write:

@@ -65,28 +65,23 @@ def takes_part(contestant: Contestant, work: Work, clients: int) -> bool:
 class Rounds:
     """One run: the services that are up, and what was measured, by work and number of clients."""
 
-    def __init__(
-        self, services: Sequence[Service], lamina: Lamina, rounds: int, turn_s: float
-    ) -> None:
-        self.services = services
+    def __init__(self, lamina: Lamina, rounds: int, turn_s: float) -> None:
         self.rounds = rounds
-        self.turns: dict[tuple[Work, int], Turns] = {}
+        self.turns: dict[tuple[Work, int], dict[str, list[Turn]]] = {}
         self.parsers: dict[Work, str] = {}
         self.failed: list[str] = []
         self._lamina = lamina
         self._turn_s = turn_s
         self._buffer = bytearray(64 << 20)
 
-    def measure(self, work: Work, clients: int) -> None:
-        """Each contestant's rate, and with one client and JSON also the floor's."""
+    def measure(self, work: Work, clients: int, services: Sequence[Service]) -> None:
+        """The services' rates; beside Lamina's with one client and JSON, also the floor's."""
         takers: dict[str, Callable[[], Turn]] = {}
-        for service in self.services:
+        for service in services:
             if takes_part(service.contestant, work, clients):
                 with self._left_out_if_it_fails(service.contestant.name, work, takers):
                     takers[service.contestant.name] = self._served(service, work, clients)
-        if LAMINA.name not in takers:
-            return
-        if clients == 1 and work.encoding == "JSON":
+        if clients == 1 and work.encoding == "JSON" and LAMINA.name in takers:
             takers |= self._unserved(work)
         rounds = self.rounds
         if clients > 1 and work.floats == LARGE:
@@ -96,7 +91,8 @@ class Rounds:
             for name in sorted(takers, reverse=bool(index % 2)):
                 with self._left_out_if_it_fails(name, work, takers):
                     turns[name].append(takers[name]())
-        self.turns[work, clients] = {name: turns[name] for name in takers}
+        found = self.turns.setdefault((work, clients), {})
+        found |= {name: turns[name] for name in takers}
 
     @contextmanager
     def _left_out_if_it_fails(
@@ -112,9 +108,9 @@ class Rounds:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             self.failed.append(f"{name} ({work}: {reason})")
 
-    def batches(self, layer: str) -> float:
+    def batches(self, layer: str, service: Service) -> float:
         """The time of 64 single requests to that of a batch of them, the median of the rounds."""
-        port = self._lamina_port()
+        port = service.port
         batch, single = batch_request(layer).wire, single_request(layer).wire
         one_client(port, batch, 2)
         return statistics.median(
@@ -122,11 +118,9 @@ class Rounds:
             for _ in range(self.rounds)
         )
 
-    def latencies(self, seconds: float) -> Iterator[tuple[str, ...]]:
+    def latencies(self, seconds: float, services: Sequence[Service]) -> Iterator[tuple[str, ...]]:
         """Closed loop of 8 clients, then open loop at half of what that gave."""
-        for service in self.services:
-            if service.contestant not in (LAMINA, TYPED):
-                continue
+        for service in services:
             for floats in (16, 24_576):
                 wire = Work("max_pool2d", floats).request(service.contestant).wire
                 alone_s = one_client(service.port, wire, 5) / 5
@@ -139,9 +133,8 @@ class Rounds:
                     shown = [f"{percentile(found, part) * 1e3:.2f}" for part in (0.5, 0.95, 0.99)]
                     yield (service.contestant.name, f"{floats:,}", per_second, loop, *shown)
 
-    def ways(self) -> Iterator[tuple[str, ...]]:
+    def ways(self, typed: Service) -> Iterator[tuple[str, ...]]:
         """The rates of the typed service in each of its ways, with 16 clients."""
-        (typed,) = (service for service in self.services if service.contestant is TYPED)
         works = [Work(layer, floats) for floats in (16, 24_576) for layer in ANSWERS]
         takers = {
             (way, work): self._served(replace(typed, contestant=_way(prefix)), work, MANY)
@@ -195,9 +188,6 @@ class Rounds:
     def _count(self, alone_s: float, clients: int) -> int:
         """Requests of one turn."""
         return max(clients, min(MOST_COUNT, int(self._turn_s / alone_s)))
-
-    def _lamina_port(self) -> int:
-        return next(service.port for service in self.services if service.contestant is LAMINA)
 
 
 def _way(prefix: str) -> Contestant:

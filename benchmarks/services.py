@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from benchmarks.contestants import Contestant
+from benchmarks.contestants import PEERS, Contestant
 from benchmarks.load import Connection
 
 START_S = 120
@@ -67,7 +67,7 @@ def on_core(core: int | None) -> Iterator[None]:
 def start(
     stack: ExitStack, contestants: Sequence[Contestant], core: int | None
 ) -> tuple[list[Service], list[str]]:
-    """The services that started, until the stack is closed, and the names of those that did not."""
+    """The services that started, until the stack is closed, and the names of peers that did not."""
     found, missing = [], []
     for contestant in contestants:
         if not contestant.is_installed:
@@ -78,6 +78,8 @@ def start(
                 found.append(stack.enter_context(_serving(contestant)))
                 break
         else:
+            if contestant not in PEERS:
+                raise RuntimeError(f"{contestant.name} does not start")
             missing.append(f"{contestant.name} (does not start)")
     return found, missing
 

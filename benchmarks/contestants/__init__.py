@@ -54,6 +54,7 @@ LAMINA = Contestant(
 STARLETTE = Contestant(
     "starlette", "starlette", _python("uvicorn", f"{HERE}.bare:app", *UVICORN), "/LAYER"
 )
+RAY = Contestant("ray", "ray", _python(f"{HERE}.ray_service", "PORT"), "/")
 PEERS = (
     Contestant("litserve", "litserve", _python(f"{HERE}.litserve_service", "PORT"), "/predict"),
     Contestant(
@@ -69,5 +70,5 @@ PEERS = (
         _python(f"{HERE}.mosec_service", "--port", "PORT", "--timeout", "60000"),
         "/inference",
     ),
-    Contestant("ray", "ray", _python(f"{HERE}.ray_service", "PORT"), "/"),
+    RAY,
 )
