@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test check soak conventions format openapi bench lock
+.PHONY: install run test check soak conventions format openapi bench profile memory lock
 install: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
@@ -53,9 +53,14 @@ $(VENV)-conventions/.installed: requirements-dev.lock requirements-conventions.l
 	$(VENV)-conventions/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Beside its peers, in an environment of their own; about ten minutes.
+# Beside its peers, in an environment of their own; about ten minutes. The parts that matter for
+# small requests take half a minute: .venv-bench/bin/python -m benchmarks --brief
 bench: $(VENV)-bench/.installed
 	$(VENV)-bench/bin/python -m benchmarks --write
+
+# How the time of a request, and the memory of an idle worker, divide among their parts.
+profile memory: install
+	$(BIN)/python -m benchmarks.$@
 
 $(VENV)-bench/.installed: requirements-dev.lock requirements-bench.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)-bench

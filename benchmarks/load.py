@@ -3,7 +3,9 @@
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -39,9 +41,9 @@ class Connection:
         self._buffer = bytearray(1 << 20) if buffer is None else buffer
         self._got = 0
 
-    def post(self, request: Request) -> memoryview:
+    def post(self, wire: bytes) -> memoryview:
         """The body of the answer; raises unless its status is 200."""
-        self.socket.sendall(request.wire)
+        self.socket.sendall(wire)
         while (answer := self.receive()) is None:
             pass
         return answer
@@ -87,62 +89,123 @@ def _unchunked(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def rate(connection: Connection, request: Request, count: int) -> float:
-    """Requests a second over one connection, each sent when the one before is answered."""
+class Clients:
+    """Connections that send without blocking, each one request at a time.
+
+    A client that blocked while it sends could not read the answer that the server wants to be rid
+    of before it reads on.
+    """
+
+    def __init__(self, port: int, wire: bytes, count: int) -> None:
+        self.idle = [Connection(port) for _ in range(count)]
+        self._busy: set[Connection] = set()
+        self._wire = wire
+        self._left: dict[Connection, memoryview] = {}
+        self._selector = selectors.DefaultSelector()
+        for connection in self.idle:
+            connection.socket.setblocking(False)
+            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+
+    def __enter__(self) -> "Clients":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for key in list(self._selector.get_map().values()):
+            key.data.socket.close()
+        self._selector.close()
+
+    def send(self) -> Connection:
+        """Start a request on an idle connection, and return that."""
+        connection = self.idle.pop()
+        self._busy.add(connection)
+        self._go_on(connection, memoryview(self._wire))
+        return connection
+
+    def answered(self, wait_s: float) -> list[Connection]:
+        """The connections whose answer has come, idle again; waits for news at most that long."""
+        done = []
+        for key, events in self._selector.select(wait_s):
+            connection: Connection = key.data
+            if connection not in self._busy:
+                self._drop(connection)
+                continue
+            if events & selectors.EVENT_WRITE:
+                self._go_on(connection, self._left[connection])
+            if events & selectors.EVENT_READ and connection.receive() is not None:
+                done.append(connection)
+        self.idle += done
+        self._busy.difference_update(done)
+        return done
+
+    def _drop(self, connection: Connection) -> None:
+        """Give up an idle connection, which the server has closed."""
+        self.idle.remove(connection)
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        if not self.idle and not self._busy:
+            raise ConnectionError("the server closed all connections")
+
+    def _go_on(self, connection: Connection, left: memoryview) -> None:
+        """Send what the kernel takes."""
+        with suppress(BlockingIOError):
+            left = left[connection.socket.send(left) :]
+        if left:
+            self._left[connection] = left
+            events = selectors.EVENT_READ | selectors.EVENT_WRITE
+        elif self._left.pop(connection, None) is None:
+            return
+        else:
+            events = selectors.EVENT_READ
+        self._selector.modify(connection.socket, events, connection)
+
+
+def one_client(port: int, wire: bytes, count: int, buffer: bytearray | None = None) -> float:
+    """Seconds that `count` requests take, each sent when the one before is answered."""
+    # A new connection each time: some servers close those that idle.
+    connection = Connection(port, buffer)
     begun = time.perf_counter()
     for _ in range(count):
-        connection.post(request)
-    return count / (time.perf_counter() - begun)
+        connection.post(wire)
+    took_s = time.perf_counter() - begun
+    connection.socket.close()
+    return took_s
 
 
-def closed_loop(port: int, request: Request, connections: int, seconds: float) -> list[float]:
-    """Latencies, s, of `connections` clients that each send when they were answered."""
-    selector, wire = selectors.DefaultSelector(), request.wire
-    sent: dict[Connection, float] = {}
-    for _ in range(connections):
-        connection = Connection(port)
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-        sent[connection] = time.perf_counter()
-        connection.socket.sendall(wire)
+def closed_loop(port: int, wire: bytes, clients: int, count: int) -> tuple[float, list[float]]:
+    """Seconds that `count` requests take, of clients that each send when they were answered, and
+    the latency of each, s.
+    """
     latencies: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for key, _ in selector.select(0.1):
-            connection = key.data
-            if connection.receive() is not None:
+    with Clients(port, wire, clients) as all_of_them:
+        begun, sent = time.perf_counter(), 0
+        sent_at: dict[Connection, float] = {}
+        while len(latencies) < count:
+            while all_of_them.idle and sent < count:
                 now = time.perf_counter()
-                latencies.append(now - sent[connection])
-                sent[connection] = now
-                connection.socket.sendall(wire)
-    for connection in sent:
-        connection.socket.close()
-    return latencies
+                sent_at[all_of_them.send()] = now
+                sent += 1
+            done = all_of_them.answered(10)
+            now = time.perf_counter()
+            latencies += [now - sent_at[connection] for connection in done]
+    return now - begun, latencies
 
 
-def open_loop(port: int, request: Request, per_second: float, seconds: float) -> list[float]:
+def open_loop(port: int, wire: bytes, per_second: float, seconds: float) -> list[float]:
     """Latencies, s, from the moment at which each request was due, whether it could go or not."""
-    selector, wire = selectors.DefaultSelector(), request.wire
-    idle = [Connection(port) for _ in range(32)]
-    for connection in idle:
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-    due_of: dict[Connection, float] = {}
-    waiting: list[float] = []
     latencies: list[float] = []
-    begun, number, total = time.perf_counter(), 0, int(per_second * seconds)
-    while len(latencies) < total and time.perf_counter() - begun < 3 * seconds:
-        now = time.perf_counter()
-        while number < total and begun + number / per_second <= now:
-            waiting.append(begun + number / per_second)
-            number += 1
-        while waiting and idle:
-            connection = idle.pop()
-            due_of[connection] = waiting.pop(0)
-            connection.socket.sendall(wire)
-        pause = max(0.0, begun + number / per_second - time.perf_counter())
-        for key, _ in selector.select(min(pause, 0.01)):
-            if key.data.receive() is not None:
-                latencies.append(time.perf_counter() - due_of.pop(key.data))
-                idle.append(key.data)
-    for connection in (*idle, *due_of):
-        connection.socket.close()
+    with Clients(port, wire, 32) as clients:
+        due_of: dict[Connection, float] = {}
+        waiting: deque[float] = deque()
+        begun, number, total = time.perf_counter(), 0, int(per_second * seconds)
+        while len(latencies) < total and time.perf_counter() - begun < 3 * seconds:
+            now = time.perf_counter()
+            while number < total and begun + number / per_second <= now:
+                waiting.append(begun + number / per_second)
+                number += 1
+            while waiting and clients.idle:
+                due = waiting.popleft()
+                due_of[clients.send()] = due
+            pause = max(0.0, begun + number / per_second - time.perf_counter())
+            for connection in clients.answered(min(pause, 0.01)):
+                latencies.append(time.perf_counter() - due_of.pop(connection))
     return latencies

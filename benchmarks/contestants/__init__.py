@@ -46,14 +46,15 @@ def _python(module: str, *rest: str) -> tuple[str, ...]:
 
 
 UVICORN = ("--port", "PORT", "--no-access-log", "--log-level", "warning")
-PLAIN = Contestant("plain", "fastapi", _python("uvicorn", f"{HERE}.plain:app", *UVICORN), "/LAYER")
-TYPED = Contestant("typed", "fastapi", PLAIN.command, "/typed/LAYER")
+TYPED = Contestant("typed", "fastapi", _python("uvicorn", f"{HERE}.typed:app", *UVICORN), "/LAYER")
+ASYNC = Contestant("typed async", "fastapi", TYPED.command, "/async/LAYER")
 LAMINA = Contestant(
     "lamina", "app", _python("app.server.cli", "serve", "--port", "PORT"), "/v1/layers/LAYER"
 )
 STARLETTE = Contestant(
     "starlette", "starlette", _python("uvicorn", f"{HERE}.bare:app", *UVICORN), "/LAYER"
 )
+RAY = Contestant("ray", "ray", _python(f"{HERE}.ray_service", "PORT"), "/")
 PEERS = (
     Contestant("litserve", "litserve", _python(f"{HERE}.litserve_service", "PORT"), "/predict"),
     Contestant(
@@ -62,6 +63,12 @@ PEERS = (
         _python("bentoml", "serve", f"{HERE}.bentoml_service:Layers", "--port", "PORT"),
         "/LAYER",
     ),
-    Contestant("mosec", "mosec", _python(f"{HERE}.mosec_service", "--port", "PORT"), "/inference"),
-    Contestant("ray", "ray", _python(f"{HERE}.ray_service", "PORT"), "/"),
+    Contestant(
+        "mosec",
+        "mosec",
+        # It would give up large inputs after 3 s, which a busy machine takes.
+        _python(f"{HERE}.mosec_service", "--port", "PORT", "--timeout", "60000"),
+        "/inference",
+    ),
+    RAY,
 )

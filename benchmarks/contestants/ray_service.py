@@ -19,7 +19,7 @@ class Layers:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"port": int(sys.argv[1])})
     serve.run(Layers.bind())  # type: ignore[attr-defined,unused-ignore]
     while True:
