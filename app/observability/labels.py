@@ -1,7 +1,6 @@
 """Labels for requests in logs and traces: from closed sets, never text from the client."""
 
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
@@ -55,7 +54,6 @@ def method(name: str) -> str:
     return name if name in METHODS else "other"
 
 
-@lru_cache(maxsize=1024)
 def phases(server_timing: bytes) -> dict[str, float]:
     """How long each phase took, in ms, from the response's `Server-Timing` header."""
     spent = {}

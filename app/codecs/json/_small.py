@@ -65,7 +65,8 @@ class _Reader:
                 return self._tensor(value, field)
             case TensorField() if isinstance(value, list) and len(value) <= self._max_list:
                 return tuple(
-                    self._tensor(item, field) if isinstance(item, list) else item for item in value
+                    self._tensor(item, field) if isinstance(item, list | dict) else item
+                    for item in value
                 )
             case GroupField(most=None) if isinstance(value, dict):
                 return self.members_of(value, field.fields)

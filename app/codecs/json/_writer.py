@@ -33,6 +33,26 @@ def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Pi
     number is the shortest text that reads back to the same value in its dtype; non-finite numbers
     become "NaN", "Infinity", or "-Infinity".
     """
+    # orjson writes `null` for numbers that are not finite: only then is each tensor searched.
+    pieces, nulls = _encoded(answer, encoding, is_finite=True)
+    if nulls > _null_options(answer):
+        pieces, _ = _encoded(answer, encoding, is_finite=False)
+    return pieces
+
+
+def _null_options(answer: Mapping[str, object]) -> int:
+    """How many options of an answer are null."""
+    options = answer.get("options")
+    return sum(value is None for value in options.values()) if isinstance(options, dict) else 0
+
+
+def _encoded(
+    answer: Mapping[str, object], encoding: str, *, is_finite: bool
+) -> tuple[list[Piece], int]:
+    """The pieces of the text, and the number of nulls in it.
+
+    If the answer `is_finite`, numbers that are not are written as null, but in large tensors.
+    """
     large: list[list[Piece]] = []
 
     def convert(value: object) -> object:
@@ -43,23 +63,19 @@ def encode(answer: Mapping[str, object], *, encoding: str = "nested") -> list[Pi
             large.append([b'"', b64encode(value.data), b'"'])
             text = orjson.Fragment(_PLACE)
             return {"shape": value.shape, "dtype": value.dtype, "base64": text}
-        numbers = _numbers(value, nested=encoding == "nested" or not value.shape)
+        is_nested = encoding == "nested" or not value.shape
+        numbers = _numbers(value, is_nested=is_nested, is_finite=is_finite)
         if isinstance(numbers, np.ndarray) and numbers.size > CHUNK_ELEMENTS:
             large.append(list(_pieces(numbers)))
             numbers = orjson.Fragment(_PLACE)
-        if encoding == "nested" or not value.shape:
+        if is_nested:
             return numbers
         return {"shape": value.shape, "dtype": value.dtype, "data": numbers}
 
     text = _dumped(nested(answer), convert)
-    if not large:
-        return [text]
-    between = text.split(_PLACE)
-    return [
-        piece
-        for rest, pieces in zip(between, [*large, []], strict=True)
-        for piece in (rest, *pieces)
-    ]
+    between = text.split(_PLACE) if large else [text]
+    placed = zip(between, [*large, []], strict=True)
+    return [piece for rest, own in placed for piece in (rest, *own)], text.count(b"null")
 
 
 def printed(answer: Mapping[str, object], *, encoding: str = "nested") -> object:
@@ -75,7 +91,7 @@ def _dumped(answer: Mapping[str, object], convert: Callable[[object], object]) -
         return json.dumps(answer, separators=(",", ":")).encode()
 
 
-def _numbers(payload: TensorPayload, *, nested: bool) -> object:
+def _numbers(payload: TensorPayload, *, is_nested: bool, is_finite: bool) -> object:
     """The payload in a form that orjson serializes correctly, or an array of several chunks."""
     array = as_array(payload)
     dtype = DTYPES[payload.dtype]
@@ -83,10 +99,10 @@ def _numbers(payload: TensorPayload, *, nested: bool) -> object:
         array = shortest_halves(dtype.name)[array.view(np.uint16)]
     if not payload.shape:
         return orjson.Fragment(_text(array.reshape(1))[1:-1]) if dtype.is_float else array.item()
-    if not nested or not array.size:
+    if not is_nested or not array.size:
         array = array.reshape(-1)
-    finite = not dtype.is_float or array.size > CHUNK_ELEMENTS or all_true(np.isfinite(array))
-    return array if finite else orjson.Fragment(_text(array))
+    is_finite |= not dtype.is_float or array.size > CHUNK_ELEMENTS
+    return array if is_finite or all_true(np.isfinite(array)) else orjson.Fragment(_text(array))
 
 
 def _pieces(array: Array) -> Iterator[Piece]:
