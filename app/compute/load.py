@@ -36,7 +36,8 @@ class Loader:
                 own = TORCH_DTYPES[port.dtype] if port.dtype else dtype
                 tensor = self._tensor(payload, own, mapped=port.mapped)
             elif port.fill is not None:
-                tensor = torch.full(shape, port.fill, dtype=dtype, device=self.device)
+                fill = port.fill(self.plan.options) if callable(port.fill) else port.fill
+                tensor = torch.full(shape, fill, dtype=dtype, device=self.device)
             else:
                 continue
             tensors[name] = tensor.requires_grad_(port.differentiable and differentiate)

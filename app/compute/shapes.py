@@ -83,7 +83,8 @@ def _without_data(spec: LayerSpec, call: Any, options: Any, max_extent: int) -> 
     layout, batched = options.layout, call.batched
     bounds.check_ranks(spec, shapes, layout, batched)
     first = inward_shape(next(iter(shapes.values())), layout, batched)
-    for (name, shape), port in with_port(spec.inputs, spec.parameters(first, call)):
+    explicit = call.model_copy(update=dict(options))
+    for (name, shape), port in with_port(spec.inputs, spec.parameters(first, explicit)):
         shapes[name] = outward_shape(shape, layout, batched) if port.mapped else shape
     return planned(spec, options, shapes, max_extent, batched=batched)
 

@@ -92,12 +92,12 @@ class Averages:
             divisors = divisors.unsqueeze(-1) * self._counts(axis)
         return divisors.clamp(min=1)
 
-    def divisor(self, index: tuple[int, ...]) -> int:
-        """The divisor of the sum of the window at `index`."""
+    def divisor(self, index: tuple[int, ...]) -> int | None:
+        """The divisor of the sum of the window at `index`; None if no tap counts."""
         if self.override is not None:
             return self.override
         counted = (self._counted(axis, i) for axis, i in zip(self.axes, index, strict=True))
-        return max(1, math.prod(counted))
+        return math.prod(counted) or None
 
     def _counted(self, axis: SlidingAxis, index: int) -> int:
         if self.count_include_pad and self.overhang_counts:

@@ -115,6 +115,8 @@ def max_notes(x: torch.Tensor, plan: Plan, *, ignore_nan: bool = False) -> Notes
         elements: torch.Tensor, real: tuple[range, ...], index: tuple[int, ...]
     ) -> dict[str, object]:
         flat = elements.flatten()
+        if not len(flat):
+            return {"ties": 0}
         nans = flat.isnan().nonzero().flatten()
         winners = nans if len(nans) else (flat == flat.max()).nonzero().flatten()
         rest = int(winners[-1] if len(nans) else winners[0])
@@ -136,7 +138,7 @@ def max_notes(x: torch.Tensor, plan: Plan, *, ignore_nan: bool = False) -> Notes
 def average_notes(
     x: torch.Tensor,
     plan: Plan,
-    divisor: Callable[[tuple[int, ...]], int] | None = None,
+    divisor: Callable[[tuple[int, ...]], int | None] | None = None,
     *,
     is_global: bool = False,
 ) -> Notes:

@@ -28,7 +28,8 @@ class Port:
 
     A `mapped` port is laid out like the input (batch, channels, spatial axes), and the request's
     `layout` and `batched` apply to it. Other ports are vectors, such as one weight per channel. An
-    omitted input is filled with `fill`, if that is set. Output names are paths in the answer. A
+    omitted input is filled with `fill`, if that is set; a function is called with the options.
+    Output names are paths in the answer. A
     `many` port is a list of tensors: those of `inputs` are named `inputs.0`, `inputs.1`. A port
     with its own `dtype` does not follow the request's.
     """
@@ -39,7 +40,7 @@ class Port:
     required: bool = True
     mapped: bool = False
     differentiable: bool = False
-    fill: float | None = None
+    fill: float | Callable[[Any], float] | None = None
     many: bool = False
     dtype: str | None = None
 
@@ -121,8 +122,8 @@ class LayerSpec:
     explicit, and computes output shapes and cost in closed form; it raises `InvalidRequest`.
     `run(tensors, plan)` is pure: it takes every input port and returns every output of the plan.
     `explain(tensors, outputs, plan)` describes one run.
-    `parameters(input_shape, call)` returns the shapes of the other inputs for a shape request,
-    which can specify them with the fields of `shape_fields`.
+    `parameters(input_shape, call)` returns the shapes of the other inputs for a shape request with
+    explicit options, which can specify them with the fields of `shape_fields`.
     `accuracy` says how far each result may be from the exact one.
     An `any_order` layer gets floats in the memory order in which they were sent, because torch's
     kernels for that order are equally correct, and faster; others get contiguous tensors.

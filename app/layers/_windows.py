@@ -30,6 +30,10 @@ class WindowOptions(LayerOptions):
     """Whether ceil mode drops or keeps a last window that starts after the end of the input."""
 
 
+EMPTY_WINDOWS: Mapping[str, Any] = {"dilation": 7, "padding": [[6, 4]], "stride": 1}
+"""Options under which some windows of a case contain only padding, for a `kernel_size` of 2."""
+
+
 def window_choices(dims: int) -> tuple[Mapping[str, Any], ...]:
     """Options that cover the window options, for a `kernel_size` of 2."""
     return (
@@ -276,15 +280,17 @@ def _check_padding(axis: SlidingAxis, index: int, convention: Convention) -> Non
         raise InvalidRequest.at("padding", "out-of-range", detail)
 
 
-def refuse_empty_windows(axes: Iterable[SlidingAxis]) -> None:
-    """Refuse windows that contain only padding."""
+def refuse_empty_windows(axes: Iterable[SlidingAxis], fillings: str) -> None:
+    """Refuse windows that contain only padding; `fillings` names the values of `empty_window` that
+    accept them.
+    """
     for index, axis in enumerate(axes):
         if axis.empty_windows():
             detail = (
                 f"padding: a window along spatial axis {index} contains only padding, with input "
                 f"{axis.input}, kernel {axis.kernel}, dilation {axis.dilation}, stride "
                 f"{axis.stride}, padding {axis.before} + {axis.after}. Use less padding or a "
-                "smaller dilation"
+                f"smaller dilation, or choose its result with `empty_window`: {fillings}"
             )
             raise EmptyWindow(detail, [FieldError("#/padding", "empty-window", detail)])
 

@@ -20,6 +20,7 @@ from app.layers._spec import (
     presets,
 )
 from app.layers._windows import (
+    EMPTY_WINDOWS,
     SlidingAxis,
     WindowOptions,
     explicit,
@@ -45,6 +46,9 @@ class AvgPoolOptions(WindowOptions):
     overhang_divisor: Literal["inside", "kernel"] = "inside"
     """Whether elements beyond the padding (in ceil mode) are excluded from the divisor, or
     counted."""
+    empty_window: Literal["refuse", "zero"] = "refuse"
+    """What to do with a window that contains only padding where the divisor does not count padding:
+    refuse the request, or set its result to 0. Where padding counts, it is 0 in any case."""
 
 
 PRESETS = presets(
@@ -62,8 +66,9 @@ def plan(shapes: Shapes, options: AvgPoolOptions) -> Plan:
         detail = "divisor_override: must not be 0"
         raise InvalidRequest.at("divisor_override", "out-of-range", detail)
     axes = sliding_axes(shape[2:], options)
-    if not options.count_include_pad and options.divisor_override is None:
-        refuse_empty_windows(axes)
+    counts = options.count_include_pad or options.divisor_override is not None
+    if not counts and options.empty_window == "refuse":
+        refuse_empty_windows(axes, '"zero"')
     averages = _averages(axes, options)
     output = (*shape[:2], *(axis.output for axis in axes))
     return Plan(
@@ -111,6 +116,8 @@ def _cases(dims: int) -> tuple[Case, ...]:
         {"count_include_pad": True, "divisor_override": None, "overhang_divisor": "inside"},
         {"stride": 3, "ceil_mode": True, "overhang_divisor": "kernel"},
         {"divisor_override": 3, "explain": True},
+        {"empty_window": "refuse"},
+        {**EMPTY_WINDOWS, "empty_window": "zero", "count_include_pad": False, "explain": True},
         {"divisor_override": -2, "grad_output": numbers(2, 2, *halves)},
     )
 
@@ -135,6 +142,8 @@ SPECS = tuple(
             "torch refuses padding above half the kernel size; the others accept any below it.",
             "Elements beyond the padding in ceil mode never count in torch; they did in ONNX "
             "Runtime until 2026, for models before opset 19: `overhang_divisor: kernel`.",
+            "Where padding does not count, a window with only padding is NaN in Flax and in ONNX's "
+            "reference evaluator; here it is refused, or 0: `empty_window`.",
         ),
         presets=PRESETS,
         any_order=True,

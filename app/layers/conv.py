@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,9 @@ class ConvOptions(LayerOptions):
     """Distance between the elements of a window."""
     groups: Annotated[int, Field(strict=True, ge=1)] = 1
     """Number of groups of channels, each convolved separately."""
+    weight_layout: Literal["oihw", "hwio"] = "oihw"
+    """Order of the weight's axes, and of its gradient's: `oihw`, [out, in / groups, *kernel], or
+    `hwio`, [*kernel, in / groups, out]; the kernel has as many axes as the layer."""
 
 
 class ConvShapeFields(BaseModel):
@@ -65,7 +68,7 @@ class ConvShapeFields(BaseModel):
 
 def plan(shapes: Shapes, options: ConvOptions) -> Plan:
     """Windows, output shape, and cost: one multiply-add per tap and input channel."""
-    shape, weight = shapes["input"], shapes["weight"]
+    shape, weight = shapes["input"], _oihw(shapes["weight"], options)
     check_not_empty(shape)
     _check_weight(shape, weight, options)
     _check_bias(shapes, weight)
@@ -78,11 +81,16 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
     gradient_workspace = _blocked(shape) + 2 * math.prod(output)
     pieces = _copied_by_pieces(shape, output, axes)
     forward, backward = _longest_sums(weight, output, options.groups, axes, in_pieces=pieces > 0)
+    kernel = math.prod(weight)
+    turned = kernel * (options.weight_layout != "oihw")
     if forward > LONGEST_SUM:
         workspace = WIDE * (workspace + math.prod(shape) + math.prod(output))
     if max(forward, backward) > LONGEST_SUM:
         gradient_workspace = WIDE * (gradient_workspace + math.prod(shape) + workspace)
-    gradient_workspace += pieces
+        gradient_workspace += WIDE * kernel
+    gradient_workspace += pieces + turned + WIDE * kernel
+    # torch lays out the weight in blocks, or it is widened.
+    workspace += turned + (WIDE if forward > LONGEST_SUM else 1) * kernel
     used = {name: value for name, value in explicit(axes).items() if name != "kernel_size"}
     return Plan(
         options=options.model_copy(update=used),
@@ -107,23 +115,40 @@ def _overhead_ns(samples: int, groups: int, axes: Iterable[SlidingAxis]) -> floa
     return groups * (GROUP_NS + samples * SAMPLE_NS * dilated)
 
 
+def _oihw(weight: Shape, options: ConvOptions) -> Shape:
+    """The lengths of a weight as sent, as (out, C / groups, *kernel)."""
+    return weight if options.weight_layout == "oihw" else (*weight[:-3:-1], *weight[:-2])
+
+
+def _as_sent(weight: Shape, options: ConvOptions) -> Shape:
+    """The inverse of `_oihw`."""
+    return weight if options.weight_layout == "oihw" else (*weight[2:], *weight[1::-1])
+
+
 def _check_weight(shape: Shape, weight: Shape, options: ConvOptions) -> None:
+    sent = _as_sent(weight, options)
     if 0 in weight:
-        detail = f"weight: all axes must be non-empty; got shape {list(weight)}"
+        detail = f"weight: all axes must be non-empty; got shape {list(sent)}"
         raise InvalidRequest.at("weight", "empty-axis", detail)
     channels, groups = shape[1], options.groups
+    if weight[1] * groups != channels and channels % groups == 0:
+        each = channels // groups
+        wanted, other, there = f"[out, {each}, *kernel]", "hwio", sent[-2]
+        if options.weight_layout == "hwio":
+            wanted, other, there = f"[*kernel, {each}, out]", "oihw", sent[1]
+        detail = (
+            f"weight: expected shape {wanted} for {channels} channels in {groups} groups, as "
+            f"`weight_layout` is {options.weight_layout}; got {list(sent)}"
+        )
+        if there == each:
+            detail += f'. If its axes are in the other order, add `weight_layout: "{other}"`'
+        raise InvalidRequest.at("weight", "shape-mismatch", detail)
     if channels % groups or weight[0] % groups:
         detail = (
             f"groups: must divide the {channels} input channels and the {weight[0]} output "
             f"channels; got {groups}"
         )
         raise InvalidRequest.at("groups", "shape-mismatch", detail)
-    if weight[1] * groups != channels:
-        detail = (
-            f"weight: expected shape [out, {channels // groups}, *kernel] for {channels} channels "
-            f"in {groups} groups; got {list(weight)}"
-        )
-        raise InvalidRequest.at("weight", "shape-mismatch", detail)
 
 
 def _check_bias(shapes: Shapes, weight: Shape) -> None:
@@ -137,17 +162,27 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
     x, axes = tensors["input"], plan.axes
     output = plan.outputs["output"]
     in_pieces = _copied_by_pieces(plan.inputs["input"], output, axes) > 0
+    weight = _oihw(plan.inputs["weight"], plan.options)
     forward, backward = _longest_sums(
-        plan.inputs["weight"], output, plan.options.groups, axes, in_pieces=in_pieces
+        weight, output, plan.options.groups, axes, in_pieces=in_pieces
     )
     x = widened(x, max(forward, backward) if x.requires_grad else forward)
-    parameters = tensors["weight"].to(x), tensors["bias"].to(x)
+    parameters = _kernel(tensors["weight"], plan.options).to(x), tensors["bias"].to(x)
     if x.requires_grad and in_pieces and x.dtype != torch.float64:
         return {"output": _in_pieces(x, parameters, plan)}
     padding = [axis.before for axis in axes]
     if any(axis.before != axis.after for axis in axes):
         x, padding = pad_by_hand(x, axes, 0.0), [0] * len(axes)
     return {"output": _convolved(x, parameters, plan, padding)}
+
+
+def _kernel(weight: torch.Tensor, options: ConvOptions) -> torch.Tensor:
+    """A weight as sent -> `(out, C / groups, *kernel)`, contiguous, so that the result does not
+    depend on the layout.
+    """
+    if options.weight_layout == "oihw":
+        return weight
+    return weight.movedim((-1, -2), (0, 1)).contiguous()
 
 
 def _convolved(
@@ -233,7 +268,7 @@ def parameter_shapes(shape: Shape, call: Any) -> Shapes:
     if shape[1] % call.groups:
         detail = f"groups: must divide the {shape[1]} channels; got {call.groups}"
         raise InvalidRequest.at("groups", "shape-mismatch", detail)
-    return {"weight": (call.out_channels, shape[1] // call.groups, *kernel)}
+    return {"weight": _as_sent((call.out_channels, shape[1] // call.groups, *kernel), call)}
 
 
 def _example(dims: int) -> dict[str, object]:
@@ -245,8 +280,14 @@ def _example(dims: int) -> dict[str, object]:
 
 def _cases(dims: int) -> tuple[Case, ...]:
     kernel, lengths = [2] * dims, (n // 2 for n in SIDES[dims])
+    hwio = {"weight_layout": "hwio", "weight": numbers(*kernel, 2, 4)}
     return with_options(
-        {"input": image(dims), "weight": numbers(4, 2, *kernel), "grad_output": "ones"},
+        {
+            "input": image(dims),
+            "weight": numbers(4, 2, *kernel),
+            "weight_layout": "oihw",
+            "grad_output": "ones",
+        },
         {"stride": 2, "padding": 1, "bias": numbers(4)},
         {"padding": [[2, 1]], "groups": 2, "weight": numbers(4, 1, *kernel)},
         {"padding": "valid", "explain": True},
@@ -255,11 +296,16 @@ def _cases(dims: int) -> tuple[Case, ...]:
         {"padding": "same_lower", "stride": 3},
         {"stride": [1, 2, 3][:dims], "padding": [1, 0, 2][:dims], "dilation": [2, 1, 3][:dims]},
         {"stride": 2, "grad_output": numbers(2, 4, *lengths)},
+        {**hwio, "bias": numbers(4)},
+        {**hwio, "groups": 2, "weight": numbers(*kernel, 1, 4), "explain": True},
     )
 
 
 def _ports(dims: int) -> tuple[Port, ...]:
-    axes = f"(out, C / groups, k{SPATIAL_NAMES[dims].replace(', ', ', k')})"
+    kernel = f"k{SPATIAL_NAMES[dims].replace(', ', ', k')}"
+    axes = (
+        f"(out, C / groups, {kernel}), or ({kernel}, C / groups, out) under `weight_layout: hwio`"
+    )
     return (
         feature_map("input", dims, differentiable=True),
         Port("weight", axes, (dims + 2,), differentiable=True),
@@ -280,15 +326,18 @@ SPECS = tuple(
         parameters=parameter_shapes,
         shape_fields=ConvShapeFields,
         matrix_product=True,
-        presets=presets(flax={"padding": "same_upper"}),
+        presets=presets(
+            keras={"weight_layout": "hwio"},
+            flax={"weight_layout": "hwio", "padding": "same_upper"},
+        ),
         accuracy=CONVOLUTION,
         formula="y[n, o] = bias[o] + sum over channels c and taps i of "
         "weight[o, c, i] * x[n, c, o * stride - padding + i * dilation]",
         differences=(
             "The default padding is 0 in torch, Keras and ONNX, and `same` in Flax.",
             "torch's `same` requires stride 1, and pads more at the end if uneven: `same_upper`.",
-            "Weights are [*kernel, in, out] in Keras and Flax; here they are [out, in, *kernel] in "
-            "every layout.",
+            "Weights are [out, in, *kernel] in torch and ONNX, and [*kernel, in, out] in Keras and "
+            "Flax, whatever the layout of the input: `weight_layout`.",
         ),
         example=_example(dims),
         own_cases=_cases(dims),

@@ -1,6 +1,7 @@
 """Layer and RMS normalization: over the last axes, for each position of the leading axes."""
 
 import math
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -36,6 +37,9 @@ class RmsNormOptions(_Trailing):
     eps: Epsilon | None = None
     """Added to the mean square before the square root; null: the convention's default, which in
     torch is the dtype's machine epsilon (that of float32 for half types)."""
+    weight_offset: Annotated[int, Field(strict=True, ge=0, le=1)] = 0
+    """Added to the weight: 1 reads the weight as `1 + weight`. An omitted weight scales by 1 in
+    either case."""
 
 
 def machine_epsilon(dtype: str) -> float:
@@ -55,13 +59,14 @@ def plan(shapes: Shapes, options: Any) -> Plan:
     rms = isinstance(options, RmsNormOptions)
     names = ("inv_rms",) if rms else ("mean", "inv_std")
     parameters = ("weight",) if rms else ("weight", "bias")
+    offset = options.weight_offset if isinstance(options, RmsNormOptions) else 0
     used = {"normalized_shape": normalized, "axis": None}
     return Plan(
         options=options.model_copy(update=used),
         inputs={**shapes, **dict.fromkeys(parameters, normalized)},
         outputs={"output": shape, **{f"statistics.{name}": lead for name in names}},
         cost=6 * math.prod(shape) + ROW_COST * math.prod(lead),
-        workspace=WIDENED_COPIES * math.prod(shape),
+        workspace=WIDENED_COPIES * math.prod(shape) + math.prod(normalized) * offset,
         gradient_workspace=WIDENED_COPIES * math.prod(shape) + math.prod(normalized),
     )
 
@@ -115,7 +120,10 @@ def run_rms(tensors: Tensors, plan: Plan) -> Tensors:
     unit = rows.detach().abs().amax(-1, keepdim=True).double().clamp(1, most)
     length = torch.linalg.vector_norm(rows / unit, dim=-1, keepdim=True)
     rms = torch.hypot(unit * (length / rows.shape[-1] ** 0.5), unit.new_tensor(options.eps).sqrt())
-    output = (rows / rms.to(x)).view(x.shape) * tensors["weight"]
+    weight = tensors["weight"]
+    if options.weight_offset:
+        weight = weight + options.weight_offset
+    output = (rows / rms.to(x)).view(x.shape) * weight
     return {"output": output, "statistics.inv_rms": 1 / rms.detach().squeeze(-1)}
 
 
@@ -134,6 +142,7 @@ WEIGHT = Port(
     "weight", "normalized_shape", ANY_RANK[1:], required=False, differentiable=True, fill=1.0
 )
 BIAS = Port("bias", "normalized_shape", ANY_RANK[1:], required=False, differentiable=True, fill=0.0)
+OFFSET_WEIGHT = replace(WEIGHT, fill=lambda options: 1.0 - options.weight_offset)
 LEAD = ("the axes before", ANY_RANK)
 
 
@@ -178,7 +187,7 @@ SPECS = (
         family="layer_norm",
         summary="The last axes of each position to a mean square of 1",
         options=RmsNormOptions,
-        inputs=(Port("input", *IMAGE, differentiable=True), WEIGHT),
+        inputs=(Port("input", *IMAGE, differentiable=True), OFFSET_WEIGHT),
         outputs=(Port("output", *IMAGE), Port("statistics.inv_rms", *LEAD)),
         plan=plan,
         run=run_rms,
@@ -189,11 +198,18 @@ SPECS = (
             flax={"eps": 1e-6},
         ),
         accuracy=RMS_NORM,
-        formula="y = weight * x / sqrt(mean(x^2) + eps), with the mean over the last axes",
+        formula="y = (weight_offset + weight) * x / sqrt(mean(x^2) + eps), with the mean over the "
+        "last axes",
         differences=(
             "The default eps is the dtype's machine epsilon in torch, a fixed number elsewhere.",
+            "Gemma, and Transformer Engine with `zero_centered_gamma`, scale by 1 + weight: "
+            "`weight_offset: 1`.",
         ),
         example={"input": [[1, 2, 4, 5], [3, 3, 0, 6]], "axis": -1},
-        own_cases=_cases({"eps": None}),
+        own_cases=_cases(
+            {"eps": None, "weight_offset": 0},
+            {"weight_offset": 1, "weight": numbers(4)},
+            {"weight_offset": 1},
+        ),
     ),
 )

@@ -26,6 +26,7 @@ from app.layers._spec import (
     presets,
 )
 from app.layers._windows import (
+    EMPTY_WINDOWS,
     SlidingAxis,
     WindowOptions,
     explicit,
@@ -64,6 +65,10 @@ class MaxPoolOptions(WindowOptions):
     nan: Literal["propagate", "ignore"] = Field("propagate")
     """Whether NaN is the maximum of its window, or is ignored. A window of NaNs only is then
     -Infinity, with the index of its first element and no gradient."""
+    empty_window: Literal["refuse", "zero", "lowest"] = "refuse"
+    """What to do with a window that contains only padding: refuse the request, or set its result to
+    0 or to the lowest value, which is -Infinity, or the least value of an integer dtype. Its index
+    is then -1 in every index base, and it passes no gradient."""
 
 
 PRESETS = presets(
@@ -81,7 +86,8 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
         detail = 'storage_order: "column" requires `index_base: "onnx"`'
         raise InvalidRequest.at("storage_order", "conflict", detail)
     axes = sliding_axes(shape[2:], options)
-    refuse_empty_windows(axes)
+    if options.empty_window == "refuse":
+        refuse_empty_windows(axes, '"zero" or "lowest"')
     output = (*shape[:2], *(axis.output for axis in axes))
     used = options.model_copy(update=explicit(axes))
     numbers = math.prod(output)
@@ -109,6 +115,7 @@ def plan(shapes: Shapes, options: MaxPoolOptions) -> Plan:
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, C, *out)`, and the indices if requested."""
     x, options = tensors["input"], plan.options
+    empty = None
     if x.requires_grad and math.prod(plan.outputs["output"][2:]) > LONGEST_SUM:
         x = widened(x, _overlap(plan.axes))
     if _is_native(plan.axes, options):
@@ -127,9 +134,16 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
             output = _SharedMaximum.apply(  # type: ignore[no-untyped-call]
                 source, output.detach(), ignored, plan.axes, options.tie
             )
+        if _has_empty(plan.axes, options):
+            empty = _empty(plan.axes, x.device)
+            output = output.masked_fill(
+                empty, _lowest(x) if options.empty_window == "lowest" else 0
+            )
     if not options.return_indices:
         return {"output": output}
     indices = numbered(where, x.shape[2:], options.index_base, options.storage_order)
+    if empty is not None:
+        indices = indices.masked_fill(empty, -1)
     return {"output": output, "indices": indices}
 
 
@@ -149,7 +163,30 @@ def _is_native(axes: tuple[SlidingAxis, ...], options: MaxPoolOptions) -> bool:
         options.tie == "first"
         and options.nan == "propagate"
         and all(a.before == a.after <= a.kernel // 2 for a in axes)
+        and not _has_empty(axes, options)
     )
+
+
+def _has_empty(axes: tuple[SlidingAxis, ...], options: MaxPoolOptions) -> bool:
+    """Whether any window contains only padding."""
+    return options.empty_window != "refuse" and any(axis.empty_windows() for axis in axes)
+
+
+def _empty(axes: tuple[SlidingAxis, ...], device: torch.device) -> torch.Tensor:
+    """`(*out)`: which windows contain only padding."""
+    empty = torch.zeros((), dtype=torch.bool, device=device)
+    for axis in axes:
+        empty = empty.unsqueeze(-1) | (_first_taps(axis, device) >= axis.input)
+    return empty
+
+
+def _first_taps(axis: SlidingAxis, device: torch.device) -> torch.Tensor:
+    """`(out)`: the coordinate of each window's first tap that is not in the leading padding.
+
+    Every window has one, because padding is smaller than the window.
+    """
+    starts = torch.arange(axis.output, device=device) * axis.stride - axis.before
+    return torch.where(starts < 0, starts.remainder(axis.dilation), starts)
 
 
 def _pool(
@@ -170,7 +207,7 @@ def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tens
     """Plane indices of the maxima, from pooling the input padded by hand.
 
     Padding can only win if every element of a window equals it, and then the window's first
-    element is the maximum.
+    element is the maximum. The index of a window without elements is any element's.
     """
     padded = pad_by_hand(x, axes, _lowest(x))
     _, rest = _pool(padded, axes, (0,) * len(axes), ceil=False)
@@ -183,8 +220,7 @@ def _first_maximum(x: torch.Tensor, axes: tuple[SlidingAxis, ...]) -> torch.Tens
         rest = rest.div(length, rounding_mode="floor")
         is_real &= (position >= 0) & (position < axis.input)
         plane += position * unit
-        starts = torch.arange(axis.output, device=x.device) * axis.stride - axis.before
-        starts = torch.where(starts < 0, starts.remainder(axis.dilation), starts)
+        starts = _first_taps(axis, x.device).clamp_(max=axis.input - 1)
         first = starts.view(-1, *[1] * first.dim()) * unit + first
         unit *= axis.input
     return torch.where(is_real, plane, first)
@@ -272,6 +308,9 @@ def _cases(dims: int) -> tuple[Case, ...]:
         {"return_indices": True, "index_base": "tf", "nan": "ignore"},
         {"return_indices": False, "tie": "split", "stride": 1},
         {"tie": "all", "stride": 1, "explain": True},
+        {"empty_window": "refuse"},
+        {**EMPTY_WINDOWS, "empty_window": "zero", "return_indices": True, "index_base": "tf"},
+        {**EMPTY_WINDOWS, "empty_window": "lowest", "tie": "split", "explain": True},
         {"grad_output": numbers(2, 2, *halves)},
     )
     return (*cases, Case("int8", {**_example(dims), "dtype": "int8"}))
@@ -299,6 +338,9 @@ SPECS = tuple(
             "`tie`.",
             "torch refuses padding above half the kernel size; the others accept any below it.",
             "Some frameworks ignore NaN: `nan: ignore`.",
+            "A window with only padding is -Infinity in Flax, and NaN in ONNX's reference "
+            "evaluator; in torch, its gradient is written outside the tensor's memory: "
+            "`empty_window`.",
         ),
         presets=PRESETS,
         dtypes=FLOATS + INTEGERS,

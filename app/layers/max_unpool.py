@@ -172,7 +172,8 @@ def _check_range(where: torch.Tensor, shape: torch.Size, positions: int) -> None
         pointer = "indices/" + "/".join(reversed(index))
         detail = (
             f"indices: an index is out of range: each must lie within the {positions} positions of "
-            "its own sample and channel. `index_base` defines how positions are counted"
+            "its own sample and channel. `index_base` defines how positions are counted; -1, which "
+            "max pooling returns for a window with only padding, is no position"
         )
         raise InvalidRequest(detail, [FieldError(f"#/{pointer}", "out-of-range", detail)])
 

@@ -39,10 +39,11 @@ class WindowCard(_Answer):
     """[start, end) along each spatial axis, in input coordinates: below 0 is padding."""
     padding_taps: int
     divisor: int | None = None
+    """Divisor of the window's sum; absent if none of its taps counts, which makes it 0."""
     argmax: tuple[int, ...] | None = None
-    """Input coordinates of the maximum, one per axis."""
+    """Input coordinates of the maximum, one per axis; absent in a window with only padding."""
     ties: int | None = None
-    """Number of elements equal to the maximum; 1 means no tie."""
+    """Number of elements equal to the maximum; 1 means no tie, 0 a window with only padding."""
 
 
 class Advice(_Answer):

@@ -69,8 +69,9 @@ def large_call(spec: LayerSpec, options: dict[str, Any], dtype: str, *, backward
         fields.pop("input")
         fields["inputs"] = (payload(x), payload(x[:1]))
     if spec.family == "conv":
-        shape = (8, channels // options.get("groups", 1), *[3] * dims)
-        fields["weight"] = payload(torch.ones(shape, dtype=x.dtype))
+        weight = torch.ones(8, channels // options.get("groups", 1), *[3] * dims, dtype=x.dtype)
+        hwio = options["weight_layout"] == "hwio"
+        fields["weight"] = payload(weight.movedim((1, 0), (-2, -1)) if hwio else weight)
     if spec.family == "max_unpool":
         pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
         output, indices = pool(x, 2, return_indices=True)

@@ -34,6 +34,8 @@ IMAGES, LAST = (2, 4, 1024, 1024), (2, 1024, 1024, 4)
 REPLICAS = ((2, 4, 512, 512),) * 4
 ONNX = {"index_base": "onnx", "storage_order": "column"}
 BY_HAND = {"stride": 1, "padding": "same_upper"}
+EMPTY = {"kernel_size": 2, "dilation": 1000, "padding": [[1000, 999]], "stride": 1}
+"""Of 1000 elements; one window holds none."""
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "relu": ("relu", {"input": (8 * MIB,)}, {}),
@@ -44,6 +46,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "layer_norm": ("layer_norm", {"input": (2048, 4096)}, {"axis": -1}),
     "rms_norm": ("rms_norm", {"input": (2048, 4096)}, {"axis": -1}),
+    "rms_norm of long rows": (
+        "rms_norm",
+        {"input": (1, 4 * MIB), "weight": (4 * MIB,)},
+        {"axis": -1, "weight_offset": 1},
+    ),
     "instance_norm": ("instance_norm", {"input": LAST}, {"layout": "channels_last"}),
     "group_norm": ("group_norm", {"input": IMAGES}, {"num_groups": 2}),
     "batch_norm": ("batch_norm2d", {"input": LAST}, {"training": True, "layout": "channels_last"}),
@@ -70,6 +77,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"input": (1, 1, 2 * MIB)},
         {"kernel_size": 2, "nan": "ignore", "return_indices": True, **BY_HAND},
     ),
+    "max_pool without elements": (
+        "max_pool1d",
+        {"input": (1, 900, 1000)},
+        {**EMPTY, "empty_window": "lowest", "return_indices": True},
+    ),
     "max_pool ties": (
         "max_pool2d",
         {"input": (1, 1, 1400, 1400)},
@@ -82,6 +94,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"kernel_size": 16, "dilation": 2, "stride": 1},
     ),
     "avg_pool by hand": ("avg_pool1d", {"input": (1, 1, 4 * MIB)}, {"kernel_size": 2, **BY_HAND}),
+    "avg_pool without elements": (
+        "avg_pool1d",
+        {"input": (1, 2000, 1000)},
+        {**EMPTY, "empty_window": "zero", "count_include_pad": False},
+    ),
     "lp_pool": ("lp_pool2d", {"input": (1, 1, 2000, 2000)}, {"kernel_size": 1, "norm_type": 2.5}),
     "lp_pool by hand": (
         "lp_pool2d",
@@ -103,6 +120,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "conv2d",
         {"input": (1, 8, 500, 400), "weight": (8, 8, 2, 1)},
         {"dilation": [250, 1]},
+    ),
+    "conv of a large weight": ("conv2d", {"input": (1, 8, 8, 8), "weight": (65536, 8, 3, 3)}, {}),
+    "conv of a large hwio weight": (
+        "conv2d",
+        {"input": (1, 512, 8, 8), "weight": (3, 3, 512, 1024)},
+        {"weight_layout": "hwio"},
     ),
     "conv3d": ("conv3d", {"input": (1, 1, 120, 120, 120), "weight": (2, 1, 3, 3, 3)}, {}),
 }

@@ -54,8 +54,10 @@ def random_body(rng: random.Random, spec: LayerSpec) -> dict[str, Any]:
     body = dict(rng.choice(spec.cases).body)
     preset = spec.presets[body.get("convention", "torch")]
     body.setdefault("layout", preset.get("layout", "channels_first"))
+    if "weight_layout" in spec.options.model_fields:
+        body.setdefault("weight_layout", preset.get("weight_layout", "oihw"))
     body["convention"] = rng.choice(CONVENTIONS)
-    for name in spec.options.model_fields.keys() - {"convention", "layout"}:
+    for name in spec.options.model_fields.keys() - {"convention", "layout", "weight_layout"}:
         seen = [case.body[name] for case in spec.cases if name in case.body]
         if rng.random() < 0.3:
             body[name] = rng.choice(ODD) if rng.random() < 0.05 else _other(rng, rng.choice(seen))
@@ -93,7 +95,8 @@ def _shape(
         channel = len(shape) - 1 if body["layout"] == "channels_last" else body.get("batched", True)
         found = [n if axis == channel else lengths[axis] for axis, n in enumerate(shape)]
     elif lengths:
-        found[2:] = [rng.randint(1, 3) for _ in shape[2:]]  # a kernel
+        kernel = slice(-2) if body.get("weight_layout") == "hwio" else slice(2, None)
+        found[kernel] = [rng.randint(1, 3) for _ in shape[2:]]
     if found and rng.random() < 0.03:
         found[rng.randrange(len(found))] = rng.randint(0, 7)
     return found

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -123,7 +124,9 @@ def _check_shape_rule(
     else:
         fields["input_shape"] = body["input"].shape
     if spec.family == "conv":
-        fields |= {"out_channels": 4, "kernel_size": body["weight"].shape[2:]}
+        lengths = body["weight"].shape
+        kernel = lengths[:-2] if body["weight_layout"] == "hwio" else lengths[2:]
+        fields |= {"out_channels": 4, "kernel_size": kernel}
     call: Any = shape_model(spec).model_validate(fields)
     answer = engine.shape(spec, call)
     real = [tuple(output.shape) for output in outputs]
@@ -149,8 +152,8 @@ def _check_gradient(
     """Some elements of one input's gradient against central differences."""
     leaves = actual if isinstance(actual, list) else [actual]
     for number, gradient in enumerate(leaves):
-        filled = torch.ones_like if name == "weight" else torch.zeros_like
-        value: Any = body.get(name, filled(gradient))
+        fill = 1 - body.get("weight_offset", 0) if name == "weight" else 0
+        value: Any = body.get(name, torch.full_like(gradient, fill))
         x, step = (value[number] if spec.many and name == "inputs" else value), 1e-4
         indices = list(itertools.product(*map(range, x.shape)))
         for index in random.Random(0).sample(indices, min(SAMPLES, len(indices))):
@@ -161,7 +164,10 @@ def _check_gradient(
                 sent = [*value[:number], moved, *value[number + 1 :]] if name == "inputs" else moved
                 answer = compute(engine, spec, {**body, name: sent})
                 pairs = zip(results(spec, answer), grads, strict=True)
-                losses.append(sum(float((output * grad).sum()) for output, grad in pairs))
+                # -Infinity is the constant result of a window without elements.
+                losses.append(
+                    sum(float((y.nan_to_num(math.nan, math.inf, 0) * g).sum()) for y, g in pairs)
+                )
             finite = (losses[0] - losses[1]) / (2 * step)
             scale = max(1.0, abs(finite))
             assert abs(finite - gradient[index]) < 1e-6 * scale, f"{name} by finite differences"

@@ -32,11 +32,6 @@ def to_torch(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def as_flax(tensor: torch.Tensor) -> torch.Tensor:
-    """A convolution's weight, (out, in, *kernel), as Flax's kernel (*kernel, in, out)."""
-    return tensor.movedim((0, 1), (-1, -2)) if tensor.dim() > 2 else tensor
-
-
 def agree(
     engine: Engine, name: str, theirs: Callable[[Any], Any], x: torch.Tensor, **options: object
 ) -> None:
@@ -54,7 +49,7 @@ def agree_with_module(
 ) -> None:
     """Our layer gives the output, the gradients and the running statistics of a module."""
     names = {"weight": "kernel" if name.startswith("conv") else "scale", "bias": "bias"}
-    params = {names[key]: to_jax(as_flax(tensors[key])) for key in names if key in tensors}
+    params = {names[key]: to_jax(tensors[key]) for key in names if key in tensors}
     stats = {key: to_jax(tensors[f"running_{key}"]) for key in ("mean", "var")
              if f"running_{key}" in tensors}  # fmt: skip
 
@@ -70,7 +65,7 @@ def agree_with_module(
     close(answer["output"], to_torch(output))
     close(answer["gradients"]["input"], to_torch(grad_input))
     for key in names.keys() & tensors.keys():
-        close(as_flax(answer["gradients"][key]), to_torch(grad_params[names[key]]))
+        close(answer["gradients"][key], to_torch(grad_params[names[key]]))
     if options.get("training"):
         for key, value in updated["batch_stats"].items():
             close(answer["running_stats"][key], to_torch(value))
@@ -121,6 +116,21 @@ def test_avg_pool_divides_by_the_real_elements_where_asked(engine: Engine, dims:
     ours, theirs = pooling(dims, {"padding": "same", "stride": 2})
     pool = lambda v: nn.avg_pool(v, **theirs, count_include_pad=False)  # noqa: E731
     agree(engine, f"avg_pool{dims}d", pool, feature_map(dims), count_include_pad=False, **ours)
+
+
+def test_a_max_window_with_only_padding_is_the_lowest_value(engine: Engine) -> None:
+    # Flax's own pools have no dilation, and the service accepts no more padding than the kernel.
+    x = sample(2, 4, CHANNELS)
+    pooled = jax.lax.reduce_window(
+        to_jax(x), -jax.numpy.inf, jax.lax.max, (1, 2, 1), (1, 1, 1), ((0, 0), (2, 1), (0, 0)),
+        window_dilation=(1, 5, 1),
+    )  # fmt: skip
+    expected = to_torch(pooled)
+    assert expected.isneginf().any()
+    assert not expected.isneginf().all()
+    body = {"input": x, "kernel_size": 2, "dilation": 5, "padding": [[2, 1]], "convention": "flax"}
+    answer = compute(engine, "max_pool1d", {**body, "empty_window": "lowest"})
+    assert torch.equal(answer["output"], expected)
 
 
 @DIMS
@@ -247,6 +257,6 @@ def test_rms_norm(engine: Engine, axes: tuple[int, ...]) -> None:
 )
 def test_conv(engine: Engine, dims: int, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     module = nn.Conv(6, (3,) * dims, **theirs)
-    weight = sample(6, 4 // ours.get("groups", 1), *([3] * dims), seed=1)
+    weight = sample(*([3] * dims), 4 // ours.get("groups", 1), 6, seed=1)
     tensors = {"weight": weight, "bias": sample(6, seed=2)}
     agree_with_module(engine, f"conv{dims}d", module, feature_map(dims, 4), tensors, **ours)

@@ -37,13 +37,6 @@ def variable(layer: Any, field: str) -> Any:
     return next(v for v in named if isinstance(v, keras.Variable))
 
 
-def swapped(tensor: torch.Tensor, *, conv: bool, ours: bool) -> torch.Tensor:
-    """A convolution's kernel is (*kernel, in, out) in Keras, (out, in, *kernel) in a request."""
-    if not conv or tensor.dim() < 3:
-        return tensor
-    return tensor.movedim((-1, -2), (0, 1)) if ours else tensor.movedim((0, 1), (-1, -2))
-
-
 def agree(
     engine: Engine,
     name: str,
@@ -53,10 +46,10 @@ def agree(
     tensors: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Our layer gives the output, the gradients and the running statistics of Keras's."""
-    tensors, conv = tensors or {}, name.startswith("conv")
+    tensors = tensors or {}
     layer.build(tuple(x.shape))
     for field, value in tensors.items():
-        variable(layer, field).assign(swapped(value, conv=conv, ours=False))
+        variable(layer, field).assign(value)
     leaf = x.clone().requires_grad_()
     output = layer(leaf, **{key: options[key] for key in ("training",) if key in options})
     grad_output = sample(*output.shape, seed=9)
@@ -67,8 +60,7 @@ def agree(
     assert leaf.grad is not None
     close(answer["gradients"]["input"], leaf.grad)
     for field in {"weight", "bias"} & tensors.keys():
-        gradient = variable(layer, field).value.grad
-        close(answer["gradients"][field], swapped(gradient, conv=conv, ours=True))
+        close(answer["gradients"][field], variable(layer, field).value.grad)
     if options.get("training"):
         close(answer["running_stats"]["mean"], layer.moving_mean.value.detach())
         close(answer["running_stats"]["var"], layer.moving_variance.value.detach())
@@ -196,6 +188,6 @@ def test_rms_norm(engine: Engine, axes: list[int]) -> None:
 )
 def test_conv(engine: Engine, dims: int, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     layer = getattr(keras.layers, f"Conv{dims}D")(6, 3, **theirs)
-    weight = sample(6, 4 // ours.get("groups", 1), *([3] * dims), seed=1)
+    weight = sample(*([3] * dims), 4 // ours.get("groups", 1), 6, seed=1)
     tensors = {"weight": weight, "bias": sample(6, seed=2)}
     agree(engine, f"conv{dims}d", layer, feature_map(dims, 4), ours, tensors)

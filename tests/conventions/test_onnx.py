@@ -139,6 +139,33 @@ AVERAGES: list[dict[str, Any]] = [
 ]
 
 
+OURS: dict[str, Any] = {"kernel_size": 2, "dilation": 8, "padding": [[3, 5]], "stride": 2}
+THEIRS: dict[str, Any] = {"kernel_shape": [2], "dilations": [8], "pads": [3, 5], "strides": [2]}
+"""Windows over seven elements, one of which holds none."""
+
+
+def test_windows_beside_one_with_only_padding(engine: Engine) -> None:
+    # ONNX does not define the maximum of nothing: the evaluator's is NaN, and its index the one
+    # before the plane's first.
+    x = feature_map(1)
+    output, indices = evaluate("MaxPool", x, outputs=2, **THEIRS)
+    empty = output.isnan()
+    assert indices[empty].tolist() == [plane * LENGTHS[0] - 1 for plane in range(2 * CHANNELS)]
+    options = {**OURS, "return_indices": True, "empty_window": "zero"}
+    found = answer(engine, "max_pool1d", x, **options)
+    assert torch.equal(found["indices"], indices.masked_fill(empty, -1))
+    close(found["output"], output.masked_fill(empty, 0.0))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+def test_an_average_of_only_padding_is_no_number(engine: Engine) -> None:
+    x = feature_map(1)
+    (output,) = evaluate("AveragePool", x, **THEIRS)
+    assert output.isnan().any()
+    found = answer(engine, "avg_pool1d", x, **OURS, empty_window="zero")
+    close(found["output"], output.nan_to_num(0.0))
+
+
 @DIMS
 @pytest.mark.parametrize("given", AVERAGES)
 def test_avg_pool(engine: Engine, dims: int, given: dict[str, Any]) -> None:

@@ -316,7 +316,11 @@ def shape_request(spec: LayerSpec, body: Body) -> Body:
         return fields | {"input_shapes": [x.shape for x in body["inputs"]]}
     if spec.family == "conv":
         weight = body["weight"]
-        fields |= {"out_channels": weight.shape[0], "kernel_size": weight.shape[2:]}
+        turned = body["weight_layout"] == "hwio"
+        fields |= {
+            "out_channels": weight.shape[-1 if turned else 0],
+            "kernel_size": weight.shape[:-2] if turned else weight.shape[2:],
+        }
     return fields | {"input_shape": body["input"].shape}
 
 

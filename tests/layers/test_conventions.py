@@ -52,8 +52,14 @@ TABLE: tuple[tuple[str, dict[str, Any], str, tuple[Any, Any, Any, Any]], ...] = 
     ("rms_norm", {"axis": -1}, "eps", (FLOAT32_EPS, 1e-6, 1e-5, 1e-6)),
     ("rms_norm", {"axis": -1, "dtype": "float64"}, "eps", (FLOAT64_EPS, 1e-6, 1e-5, 1e-6)),
     ("rms_norm", {"axis": -1, "dtype": "float16"}, "eps", (FLOAT32_EPS, 1e-6, 1e-5, 1e-6)),
-    ("conv2d", {"weight": torch.ones(1, 5, 3, 3), "layout": "channels_first"}, "padding",
+    ("conv2d", {"weight": torch.ones(1, 5, 3, 3), "weight_layout": "oihw",
+                "layout": "channels_first"}, "padding",
      (((0, 0),) * 2, ((0, 0),) * 2, ((0, 0),) * 2, ((1, 1),) * 2)),
+    ("conv2d", {"input": torch.ones(1, 2, 2, 2), "weight": torch.ones(2, 2, 2, 2)},
+     "weight_layout", ("oihw", "hwio", "oihw", "hwio")),
+    ("rms_norm", {"axis": -1}, "weight_offset", (0,) * 4),
+    ("max_pool2d", WINDOW, "empty_window", ("refuse",) * 4),
+    ("avg_pool2d", WINDOW, "empty_window", ("refuse",) * 4),
 )  # fmt: skip
 
 

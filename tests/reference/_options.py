@@ -34,6 +34,12 @@ WINDOWS: tuple[Options, ...] = (
     {"kernel_size": 3, "padding": 1, "stride": 1},
     {"kernel_size": 3, "padding": 2, "stride": 1, "convention": "keras"},
 )
+EMPTY: tuple[Options, ...] = (
+    {"kernel_size": 2, "dilation": 9, "padding": [[8, 7]], "stride": 2},
+    {"kernel_size": 2, "stride": 3, "ceil_mode": True, "ceil_rule": "keep"},
+    {"kernel_size": 2, "dilation": 8, "padding": "same", "stride": 1},
+)
+"""Windows of which some hold no element, over most shapes."""
 SOME = tuple(WINDOWS[i] for i in (0, 3, 8, 10, 13))
 
 
@@ -109,12 +115,22 @@ OPTIONS: Mapping[str, tuple[Options, ...]] = {
         *_with(SOME[1:3], index_base=("plane", "onnx", "tf"), return_indices=(True,)),
         *_with(SOME[1:3], index_base=("onnx",), storage_order=("column",),
                return_indices=(True,)),
+        *_with(EMPTY, empty_window=("refuse", "zero", "lowest"), return_indices=(True,)),
+        *_with(EMPTY[:2], empty_window=("zero", "lowest"), tie=("first", "split", "all"),
+               nan=("ignore",), return_indices=(True,)),
+        *_with(EMPTY[::2], empty_window=("lowest",), index_base=("plane", "onnx", "tf"),
+               return_indices=(True,)),
+        *_with(EMPTY[:1], empty_window=("zero",), index_base=("onnx",),
+               storage_order=("column",), return_indices=(True,)),
         {"kernel_size": 2, "return_indices": False},
     ),
     "avg_pool": (
         *WINDOWS,
         *_with(SOME, count_include_pad=FLAGS, overhang_divisor=("inside", "kernel")),
         *_with(SOME[:3], divisor_override=(None, 3, -2)),
+        *_with(EMPTY, empty_window=("refuse", "zero"), count_include_pad=FLAGS),
+        *_with(EMPTY[:1], empty_window=("zero",), count_include_pad=(False,),
+               divisor_override=(3,)),
     ),
     "lp_pool": (
         *WINDOWS,
@@ -136,8 +152,8 @@ OPTIONS: Mapping[str, tuple[Options, ...]] = {
         {"channels": 64, "convention": "flax"},
     ),
     "layer_norm": TRAILING,
-    "rms_norm": TRAILING,
-    "conv": CONV,
+    "rms_norm": (*TRAILING, *_with(TRAILING, weight_offset=(0, 1))),
+    "conv": (*CONV, *_with(CONV[2:8], weight_layout=("oihw", "hwio"))),
     "relu": ({}, {}),
 }  # fmt: skip
 Shapes = tuple[tuple[int, ...], ...]

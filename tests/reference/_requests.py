@@ -15,6 +15,7 @@ DEFAULTS: Mapping[str, Any] = {
     "divisor_override": None, "overhang_divisor": "inside", "norm_type": 2.0,
     "output_size": None, "num_batches_tracked": 0, "groups": 1, "normalized_shape": None,
     "axis": None, "num_groups": None, "batched": True, "dtype": "float32",
+    "empty_window": "refuse", "weight_offset": 0,
 }  # fmt: skip
 BY_CONVENTION: Mapping[str, tuple[Any, Any, Any, Any]] = {
     "layout": ("channels_first", "channels_last", "channels_first", "channels_last"),
@@ -24,6 +25,7 @@ BY_CONVENTION: Mapping[str, tuple[Any, Any, Any, Any]] = {
     "lp_abs": (False, True, True, True),
     "lp_partial": ("scaled", "sum", "sum", "sum"),
     "keepdims": (True, False, True, False),
+    "weight_layout": ("oihw", "hwio", "oihw", "hwio"),
     "momentum": (0.1, 0.99, 0.9, 0.99),
     "momentum_weights": ("batch", "running", "running", "running"),
     "running_var_estimator": ("unbiased", "biased", "biased", "biased"),

@@ -51,6 +51,8 @@ def _weight(shape: tuple[int, ...], body: Body, number: int) -> Body:
     kernel = kernel * dims if len(kernel) == 1 else kernel[-dims:]
     lengths = (2 * groups, shape[1] // groups, *kernel)
     values = generator("kernel", lengths, number).standard_normal(lengths)
+    if Request("conv", body)("weight_layout") == "hwio":
+        values = np.moveaxis(values, (0, 1), (-1, -2))
     found = {"weight": rounded(values, body["dtype"])}
     if number % 3:
         found["bias"] = _vector("bias", lengths[0], body, number)

@@ -11,14 +11,30 @@ from tests.reference._windows import Array, Axis, axes_of, per_axis, windows
 def conv_axes(request: Request) -> tuple[Axis, ...]:
     """The axes over which the kernel slides."""
     spatial = request.image().shape[2:]
-    kernels = list(request.body["weight"].shape[2:])
+    kernels = list(weight_of(request).shape[2:])
     stride = per_axis(request("stride"), len(spatial))
     return axes_of(spatial, kernels, stride, request("padding"), request, halved=False)
 
 
+def weight_of(request: Request) -> Array:
+    """The weight as `(out, in / groups, *kernel)`."""
+    weight = as_numbers(request.body["weight"])
+    if request("weight_layout") == "hwio":
+        *kernel, ins, outs = range(weight.ndim)
+        weight = weight.transpose(outs, ins, *kernel)
+    return weight
+
+
+def _as_sent(request: Request, weight: Array) -> Array:
+    if request("weight_layout") == "hwio":
+        outs, ins, *kernel = range(weight.ndim)
+        weight = weight.transpose(*kernel, ins, outs)
+    return weight
+
+
 def conv(request: Request) -> dict[str, Expected]:
     """`y[n, o] = bias[o] + sum over c and taps of weight[o, c, tap] * x[n, c, position]`."""
-    x, weight = request.image(), as_numbers(request.body["weight"])
+    x, weight = request.image(), weight_of(request)
     axes, groups = conv_axes(request), request("groups")
     seen, samples, outs = windows(axes), x.shape[0], weight.shape[0]
     bias = request.vector("bias", outs, 0.0).reshape(groups, -1)
@@ -46,7 +62,8 @@ def conv(request: Request) -> dict[str, Expected]:
     if grad is not None:
         per_input = int(touched.max()) * outs // groups
         found["gradients.input"] = _image(request, back[0], back[1], x.shape, per_input)
-        value, magnitude = kernel_back.reshape(2, *weight.shape)
+        pair = kernel_back.reshape(2, *weight.shape)
+        value, magnitude = (_as_sent(request, each) for each in pair)
         found["gradients.weight"] = Expected(value, magnitude, samples * len(seen))
         total, size = (array.sum((0, 3)).reshape(-1) for array in (grad, np.abs(grad)))
         found["gradients.bias"] = Expected(total, size, samples * len(seen))

@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.reference._requests import Expected, Request
 from tests.reference.batch_norms import batch_norm, sync_batch_norm
-from tests.reference.convolution import conv, conv_axes
+from tests.reference.convolution import conv, conv_axes, weight_of
 from tests.reference.lp_pooling import lp_pool
 from tests.reference.pooling import avg_pool, axes_of, max_pool, output_spatial
 from tests.reference.rectifier import relu
@@ -61,7 +61,7 @@ def output_shape(layer: str, body: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(body["input"].shape)
     shape = request.image().shape
     if family == "conv":
-        out = (shape[0], len(body["weight"]), *(axis.output for axis in conv_axes(request)))
+        out = (shape[0], len(weight_of(request)), *(axis.output for axis in conv_axes(request)))
     elif family == "max_unpool":
         out = (*shape[:2], *output_size(request))
     else:

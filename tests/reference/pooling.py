@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.reference._inputs import INTEGERS
 from tests.reference._requests import Expected, Request, exact
 from tests.reference._windows import (
     Array,
@@ -40,13 +41,15 @@ def max_pool(request: Request) -> Results:
     """The largest element of each window; ties, NaN and indices as the options say."""
     x, axes = request.image(), axes_of(request)
     planes, seen = x.reshape(*x.shape[:2], -1), windows(axes)
-    if any(not window.positions.size for window in seen):
-        raise Refused("a window without elements")
     output = np.empty((*planes.shape[:2], len(seen)), x.dtype)
     where = np.empty(output.shape, np.int64)
     shares = []
     for number, window in enumerate(seen):
         elements = planes[:, :, window.positions]
+        if not window.positions.size:
+            output[:, :, number], where[:, :, number] = _of_nothing(request), -1
+            shares.append(np.empty(elements.shape))
+            continue
         best, chosen, winners = _maximum(elements, request("nan") == "ignore")
         output[:, :, number] = best
         where[:, :, number] = window.positions[chosen]
@@ -63,6 +66,16 @@ def max_pool(request: Request) -> Results:
         parts = [np.where(s > 0, part, 0.0) for s, part in zip(shares, parts, strict=True)]
         found["gradients.input"] = spread(request, x.shape, seen, parts)
     return found
+
+
+def _of_nothing(request: Request) -> float:
+    """The maximum of a window without elements."""
+    if request("empty_window") == "zero":
+        return 0
+    if request("empty_window") == "lowest":
+        dtype = request("dtype")
+        return INTEGERS[dtype][0] if dtype in INTEGERS else -math.inf
+    raise Refused("a window without elements")
 
 
 def _maximum(elements: Array, ignore_nan: bool) -> tuple[Array, Array, Array]:
@@ -102,11 +115,13 @@ def _numbered(where: Array, shape: tuple[int, ...], request: Request) -> Array:
     if base == "plane":
         return where
     if base == "tf":
-        return where * channels + channel
+        return np.where(where < 0, -1, where * channels + channel)
+    found = where
     if request("storage_order") == "column":
-        index = np.unravel_index(where, spatial)
-        where = np.array(flat(index[::-1], spatial[::-1]))  # type: ignore[arg-type]
-    return (np.arange(samples)[:, None, None] * channels + channel) * math.prod(spatial) + where
+        index = np.unravel_index(np.maximum(where, 0), spatial)
+        found = np.array(flat(index[::-1], spatial[::-1]))  # type: ignore[arg-type]
+    plane = np.arange(samples)[:, None, None] * channels + channel
+    return np.where(where < 0, -1, plane * math.prod(spatial) + found)
 
 
 def avg_pool(request: Request) -> Results:
@@ -139,9 +154,9 @@ def _divisor(window: Window, request: Request) -> int:
     if override is not None:
         return int(override)
     if not request("count_include_pad"):
-        if not window.positions.size:
+        if not window.positions.size and request("empty_window") == "refuse":
             raise Refused("a window without elements")
-        return window.positions.size
+        return max(1, window.positions.size)
     # A window with only overhang has sum 0, whatever its divisor.
     return window.size if request("overhang_divisor") == "kernel" else max(1, window.within)
 

@@ -54,7 +54,7 @@ def rms_norm(request: Request) -> Results:
     """Divide the last axes, for each position of the leading axes, by their root mean square."""
     x = as_numbers(request.body["input"])
     lead = _lead(request, x)
-    weight, gradient = _parameter(request, "weight", x, lead), _as_sent(request, x)
+    weight, gradient = _scale(request, x, lead), _as_sent(request, x)
     eps = request("eps")
     if eps is None:
         eps = FLOAT64_EPSILON if request("dtype") == "float64" else FLOAT32_EPSILON
@@ -121,6 +121,12 @@ def _parameter(request: Request, name: str, x: Array, lead: int) -> Array:
     fill = 1.0 if name == "weight" else 0.0
     values = np.full(x.shape[lead:], fill) if given is None else as_numbers(given)
     return np.broadcast_to(values, x.shape)
+
+
+def _scale(request: Request, x: Array, lead: int) -> Array:
+    """What RMS norm multiplies by: 1 if no weight was sent."""
+    offset = request("weight_offset") if "weight" in request.body else 0
+    return _parameter(request, "weight", x, lead) + offset
 
 
 def _as_sent(request: Request, x: Array) -> Array | None:

@@ -115,6 +115,15 @@ FAULTS: Mapping[str, tuple[str, Wrong]] = {
     "NaN ignored": ("max_pool2d", with_options(nan="ignore")),
     "NaN that wins": ("max_pool1d", with_options(nan="propagate")),
     "indices of a plane": ("max_pool2d", with_options(index_base="plane")),
+    "-Infinity where 0 was asked for": ("max_pool2d", with_options(empty_window="lowest")),
+    "an index in a window without elements": (
+        "max_pool1d",
+        with_result("indices", lambda i, t: i.clamp(min=0)),
+    ),
+    "a gradient of a window without elements": (
+        "max_pool3d",
+        with_result("output", lambda y, t: y + (y.isinf() * t["input"].sum()).nan_to_num()),
+    ),
     "rows for columns": ("max_pool2d", with_options(storage_order="row")),
     "no absolute value": ("lp_pool2d", with_options(lp_abs=False)),
     "a partial window's true sum": ("lp_pool1d", with_options(lp_partial="sum")),
@@ -129,11 +138,16 @@ FAULTS: Mapping[str, tuple[str, Wrong]] = {
         "rms_norm",
         with_result("output", without_last_gradient),
     ),
+    "a weight without its offset": ("rms_norm", with_options(weight_offset=0)),
     "a gradient past the mean": (
         "group_norm",
         with_result("output", lambda y, t: y + t["input"] - t["input"].detach()),
     ),
     "a flipped kernel": ("conv1d", with_input("weight", lambda w: w.flip(2))),
+    "a kernel that is transposed": (
+        "conv2d",
+        with_input("weight", lambda w: w.transpose(0, 1) if len(w) == w.shape[1] else w),
+    ),
     "a gradient at 0": (
         "relu",
         with_result("output", lambda y, t: t["input"] * (t["input"] >= 0)),

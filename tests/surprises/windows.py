@@ -13,7 +13,7 @@ ROWS = (
         "backward pass then writes outside the gradient's memory: the process aborts or "
         "segfaults.",
         "Refuses it as `empty-window` before torch is called, also if ceil mode creates the "
-        "window.",
+        "window. With `empty_window`, it has a result and no gradient.",
         (
             # Without a gradient, so that a service that answered would fail here and not crash.
             Refuses("max_pool1d", {"input": [[[1, 2]]], **PADDING_ALONE},
@@ -31,7 +31,8 @@ ROWS = (
         2,
         "The same call with two channels and `return_indices=True`",
         "The index is 2 in a plane of 2 elements: it points into the next channel's plane.",
-        "Refuses it as `empty-window`; an index never points outside its own plane.",
+        "Refuses it as `empty-window`, or returns -1 with `empty_window`; no other index points "
+        "outside its own plane.",
         (
             Refuses("max_pool1d", {"input": [[[1, 2], [3, 4]]], **PADDING_ALONE,
                     "return_indices": True}, "#/padding", "empty-window"),
