@@ -42,13 +42,15 @@ def _terms(plan: Plan) -> int:
     """How many terms the longest sum has, or at most may have."""
     if not plan.axes:
         return max(math.prod(shape) for shape in plan.inputs.values())
-    return math.prod(map(extent, plan.axes)) * plan.inputs.get("weight", (1, 1))[1]
+    taps: int = math.prod(map(extent, plan.axes))
+    channels = plan.inputs.get("weight", (1, 1))[1]
+    return taps * channels
 
 
 def _room(plan: Plan) -> int:
     """Working memory; for gradients, the terms of the sums are kept."""
     lead = math.prod(plan.inputs["input"][:2])
-    padded = lead * math.prod(a.input + 2 * a.output + 1 for a in plan.axes)
+    padded: int = lead * math.prod(a.input + 2 * a.output + 1 for a in plan.axes)
     return 4 * padded + 2 * math.prod(plan.outputs["output"]) * (2 + _terms(plan))
 
 

@@ -107,13 +107,14 @@ def _maxima(x: torch.Tensor, taps: list[torch.Tensor], plan: Plan) -> Tensors:
 
 
 def _taps(plan: Plan) -> int:
-    return 2 * sum(map(extent, plan.axes))
+    taps: int = sum(map(extent, plan.axes))
+    return 2 * taps
 
 
 def _clamped_room(plan: Plan) -> int:
     """The taps side by side, for max pooling; sums hold one tap of every window."""
     lead = math.prod(plan.outputs["output"][:2])
-    copied = math.prod(max(a.output * extent(a), a.input + 1) for a in plan.axes)
+    copied: int = math.prod(max(a.output * extent(a), a.input + 1) for a in plan.axes)
     return room(plan) + 3 * lead * copied
 
 
