@@ -75,7 +75,7 @@ def maxima(spec: LayerSpec, x: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, 
 
 def taken(x: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """The elements at these positions of their planes; the lowest value at position -1."""
-    found = x.flatten(2).gather(2, where.clamp(min=0).view(*x.shape[:2], -1)).view(where.shape)
+    found = x.flatten(2).gather(2, where.clamp(min=0).reshape(*x.shape[:2], -1)).view(where.shape)
     return torch.where(where < 0, lowest(x), found)
 
 

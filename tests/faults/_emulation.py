@@ -11,7 +11,6 @@ from app.layers import LAYERS, LayerSpec, Plan, options_of
 from tests.conftest import call_of
 
 Arrays = dict[str, np.ndarray]
-LONG = np.dtype("int64")
 
 
 def of_name(name: str, layer: str) -> list[Fault]:
@@ -101,12 +100,19 @@ def array(tensor: torch.Tensor) -> np.ndarray:
     return result
 
 
-def assert_same(found: Arrays, expected: Mapping[str, Any], rtol: float = 1e-9) -> None:
+def assert_same(
+    found: Arrays, expected: Mapping[str, Any], rtol: float = 1e-9, atol: float = 1e-11
+) -> None:
     """Everything that is expected was found."""
     for name, value in expected.items():
         np.testing.assert_allclose(
-            found[name], value, rtol=rtol, atol=1e-11, err_msg=name, equal_nan=True
+            found[name], value, rtol=rtol, atol=atol, err_msg=name, equal_nan=True
         )
+
+
+def assert_slopes(found: Arrays, slopes: Mapping[str, Any]) -> None:
+    """The gradients are those that central differences give."""
+    assert_same(found, slopes, rtol=1e-5, atol=1e-7)
 
 
 def differences(
