@@ -75,7 +75,8 @@ def maxima(spec: LayerSpec, x: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, 
 
 def taken(x: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """The elements at these positions of their planes; the lowest value at position -1."""
-    found = x.flatten(2).gather(2, where.clamp(min=0).reshape(*x.shape[:2], -1)).view(where.shape)
+    flat = where.clamp(min=0).reshape(*x.shape[:2], math.prod(where.shape[2:]))
+    found = x.flatten(2).gather(2, flat).view(where.shape)
     return torch.where(where < 0, lowest(x), found)
 
 

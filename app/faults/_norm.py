@@ -103,7 +103,8 @@ def groups(spec: LayerSpec, tensors: Tensors, plan: Plan) -> Groups:
         return {"output": normalized.view(x.shape) * weight + bias}
 
     if spec.family == "group_norm":
-        values = x.reshape(*plan.outputs["statistics.mean"], -1)
+        samples, count = plan.outputs["statistics.mean"]
+        values = x.reshape(samples, count, math.prod(x.shape[1:]) // count)
         return Groups(values, (2,), scaled)
     return Groups(x, (0, *range(2, x.dim())), scaled)
 

@@ -49,9 +49,9 @@ def planned(spec: LayerSpec, built: LayerSpec, inputs: Mapping[str, Any], **opti
     for name, value in sent.items():
         port, _, index = name.partition(".")
         if index:
-            body.setdefault(port, []).append(np.zeros(value.shape).tolist())
+            body.setdefault(port, []).append(torch.as_tensor(np.zeros_like(value)))
         else:
-            body[name] = np.zeros(value.shape).tolist()
+            body[name] = torch.as_tensor(np.zeros_like(value))
     call = call_of(spec, {**body, **options})
     return built.plan({name: value.shape for name, value in sent.items()}, options_of(spec, call))
 

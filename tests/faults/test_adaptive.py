@@ -15,9 +15,7 @@ DIMS = (1, 2, 3)
 
 
 def floored(length: int, output: int) -> list[list[int]]:
-    return [
-        list(range(i * length // output, (i + 1) * length // output)) for i in range(output)
-    ]
+    return [list(range(i * length // output, (i + 1) * length // output)) for i in range(output)]
 
 
 def fixed(length: int, output: int) -> list[list[int]]:
@@ -46,7 +44,9 @@ def test_windows(name: str, windows: Any, dims: int) -> None:
     assert_same(emulated(fault, f"adaptive_max_pool{dims}d", {"input": x}, grad, **sent), expected)
 
 
-@pytest.mark.parametrize(("size", "applies"), [(3, True), (7, False), (8, False), (1, False), (0, False)])
+@pytest.mark.parametrize(
+    ("size", "applies"), [(3, True), (7, False), (8, False), (1, False), (0, False)]
+)
 def test_only_uneven_windows_of_at_least_one_element(size: int, applies: bool) -> None:
     spec = LAYERS["adaptive_max_pool1d"]
     for name in ("adaptive-end-floored", "adaptive-fixed-stride"):

@@ -53,9 +53,7 @@ def test_inverse_std_as_variance(dims: int) -> None:
     inverse = 1 / np.sqrt(right_inverse + EPS)
     moved = (x - mean) * inverse
     g = grad * by_channel(inputs["weight"], x)
-    dx = inverse * (
-        g - g.mean(axes, keepdims=True) - moved * (g * moved).mean(axes, keepdims=True)
-    )
+    dx = inverse * (g - g.mean(axes, keepdims=True) - moved * (g * moved).mean(axes, keepdims=True))
     normal = (x - mean) * right_inverse
     expected = {
         "output": normal * by_channel(inputs["weight"], x) + by_channel(inputs["bias"], x),
@@ -72,9 +70,7 @@ def test_inverse_std_as_variance(dims: int) -> None:
     assert not np.allclose(own["gradients.input"], dx)
 
 
-def running_after(
-    old: np.ndarray, seen: np.ndarray, share: float, times: int = 1
-) -> np.ndarray:
+def running_after(old: np.ndarray, seen: np.ndarray, share: float, times: int = 1) -> np.ndarray:
     for _ in range(times):
         old = (1 - share) * old + share * seen
     return old

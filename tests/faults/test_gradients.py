@@ -26,7 +26,9 @@ def test_a_loss_of_means(layer: str, options: dict[str, object], outputs: int) -
     own = right(layer, {"input": X}, grad.reshape(shape_of(layer, options)), **options)
     for name, divisor in (("loss-mean", outputs), ("loss-mean-over-batch", 2)):
         (fault,) = of_name(name, layer)
-        found = emulated(fault, layer, {"input": X}, grad.reshape(shape_of(layer, options)), **options)
+        found = emulated(
+            fault, layer, {"input": X}, grad.reshape(shape_of(layer, options)), **options
+        )
         expected = {n: v / divisor if n.startswith("gradients.") else v for n, v in own.items()}
         assert_same(found, expected)
 

@@ -177,7 +177,9 @@ def test_indices(name: str, dims: int) -> None:
         elif name == "index-padded":
             index = plane_index([c + 1 for c in at], [n + 2 for n in x.shape[2:]])
         else:
-            index = plane_index([axis.index(c) for axis, c in zip(taps, at, strict=True)], [3] * dims)
+            index = plane_index(
+                [axis.index(c) for axis, c in zip(taps, at, strict=True)], [3] * dims
+            )
         expected["indices"][o] = index
     found = emulated(fault, f"max_pool{dims}d", {"input": x}, grad, **options_of("max"))
     assert_same(found, expected)

@@ -315,4 +315,3 @@ def test_what_needs_batch_statistics_does_not_apply_without() -> None:
         "loss-mean",
         "loss-mean-over-batch",
     }
-

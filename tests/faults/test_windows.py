@@ -204,7 +204,10 @@ def test_the_reported_dilation_from_clamped_begin() -> None:
     x = np.array([[[1, 9, 2, 8, 3, 7, 4, 6, 5]]], dtype=float)
     sent = {"kernel_size": 2, "stride": 1, "padding": [[1, 1]], "dilation": 2}
     found = emulated(fault, "max_pool1d", {"input": x}, return_indices=True, **sent)
-    expected = {"output": [[[1, 2, 9, 3, 8, 4, 7, 5, 6]]], "indices": [[[0, 2, 1, 4, 3, 6, 5, 8, 7]]]}
+    expected = {
+        "output": [[[1, 2, 9, 3, 8, 4, 7, 5, 6]]],
+        "indices": [[[0, 2, 1, 4, 3, 6, 5, 8, 7]]],
+    }
     assert_same(found, expected)
 
 
@@ -253,9 +256,7 @@ def test_axes_swapped_in_convolution(dims: int) -> None:
     weight = rng.normal(size=(4, 3, *KERNEL[dims]))
     inputs = {"input": image(dims), "weight": weight, "bias": rng.normal(size=4)}
     turned = np.transpose(weight, (0, 1, *range(dims + 1, 1, -1)))
-    rows = zip(
-        LENGTHS[dims], KERNEL[dims][::-1], STRIDE[dims][::-1], PADS[dims][::-1], strict=True
-    )
+    rows = zip(LENGTHS[dims], KERNEL[dims][::-1], STRIDE[dims][::-1], PADS[dims][::-1], strict=True)
     axes = [sliding(n, k, s, b, a) for n, k, s, (b, a) in rows]
     grad = rng.normal(size=(2, 4, *(len(axis) for axis in axes)))
     expected = conv(inputs["input"], turned, inputs["bias"], axes, 1, grad)
