@@ -15,7 +15,7 @@ from app.layers._pooling import pad_by_hand
 from app.layers._windows import SlidingAxis
 
 PLAIN = {"return_indices": True, "index_base": "plane", "storage_order": "row", "tie": "first"}
-ROOM = 24
+ROOM = 6
 """Elements of working memory per element of input and padding, and per window."""
 
 

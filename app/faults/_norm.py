@@ -11,7 +11,7 @@ from app.layers._batch_statistics import STATISTICS, updated
 
 BATCH = frozenset({"batch_norm", "sync_batch_norm"})
 NORMS = BATCH | {"group_norm", "layer_norm"}
-ROOM = 12
+ROOM = 4
 """Elements of working memory per element of the input."""
 
 

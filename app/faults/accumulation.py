@@ -35,23 +35,28 @@ def half_accumulation(spec: LayerSpec) -> LayerSpec:
         return own(spec, tensors, plan)
 
     room = norm_room if spec.family in NORMS else _room
-    return rebuilt(spec, run, room=room, calls=lambda plan: 3 * _terms(plan))
+    return rebuilt(spec, run, room=room, calls=_terms)
 
 
 def _terms(plan: Plan) -> int:
     """How many terms the longest sum has, or at most may have."""
     if not plan.axes:
-        return max(math.prod(shape) for shape in plan.inputs.values())
+        names = ("statistics.mean", "statistics.inv_rms")
+        groups = [plan.outputs[name] for name in names if name in plan.outputs]
+        images = [shape for name, shape in plan.inputs.items() if name.startswith("input")]
+        each = math.prod(groups[0] if groups else plan.inputs["weight"])
+        return sum(map(math.prod, images)) // max(each, 1)
     taps: int = math.prod(map(extent, plan.axes))
     channels = plan.inputs.get("weight", (1, 1))[1]
     return taps * channels
 
 
 def _room(plan: Plan) -> int:
-    """Working memory; for gradients, the terms of the sums are kept."""
+    """Working memory; of a convolution, the gradient keeps the factors of every term."""
     lead = math.prod(plan.inputs["input"][:2])
     padded: int = lead * math.prod(a.input + 2 * a.output + 1 for a in plan.axes)
-    return 4 * padded + 2 * math.prod(plan.outputs["output"]) * (2 + _terms(plan))
+    factors = _terms(plan) if "weight" in plan.inputs else 0
+    return 2 * padded + math.prod(plan.outputs["output"]) * (4 + factors)
 
 
 def _taps(axis: AnyAxis, device: torch.device) -> list[torch.Tensor]:

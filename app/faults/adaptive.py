@@ -1,5 +1,6 @@
 """Faults of adaptive pooling's windows."""
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def end_floored(spec: LayerSpec) -> LayerSpec:
         bounds = [[index * a.input // a.output for index in range(a.output + 1)] for a in plan.axes]
         return _over(spec, image(tensors), bounds, plan)
 
-    return rebuilt(spec, run, room=lambda plan: 4 * room(plan))
+    return rebuilt(spec, run, room=_copied_room)
 
 
 def fixed_stride(spec: LayerSpec) -> LayerSpec:
@@ -37,6 +38,12 @@ def fixed_stride(spec: LayerSpec) -> LayerSpec:
         return answer(output, where, x.shape[2:], plan)
 
     return rebuilt(spec, run, room=room)
+
+
+def _copied_room(plan: Plan) -> int:
+    """The elements of the windows side by side."""
+    lead = math.prod(plan.outputs["output"][:2])
+    return room(plan) + 2 * lead * math.prod(a.output * a.largest for a in plan.axes)
 
 
 def _max_pool(

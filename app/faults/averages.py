@@ -34,7 +34,7 @@ def _with_divisor(spec: LayerSpec, *, over_kernel: bool) -> LayerSpec:
             divisor = divisor.flatten()[0]
         return {"output": scaled(output, divisor / (_kernel(plan) if over_kernel else 1))}
 
-    return rebuilt(spec, run, room=lambda plan: 12 * math.prod(plan.outputs["output"]))
+    return rebuilt(spec, run, room=lambda plan: 4 * math.prod(plan.outputs["output"]))
 
 
 def _kernel(plan: Plan) -> int:

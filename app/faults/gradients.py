@@ -1,9 +1,9 @@
 """Faults of the loss, which every layer can have."""
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
 
-from app.faults._fault import Fault
+from app.faults._fault import Fault, rebuilt
 from app.faults._gradients import scaled
 from app.layers import LAYERS, LayerSpec, Plan, Tensors
 
@@ -18,9 +18,14 @@ def averaged(count: Callable[[LayerSpec, Tensors], int]) -> Callable[[LayerSpec]
             share = 1 / max(count(spec, own), 1)
             return {**found, **{name: scaled(value, share) for name, value in own.items()}}
 
-        return replace(spec, run=run)
+        return rebuilt(spec, run, room=_room)
 
     return layer
+
+
+def _room(plan: Plan) -> int:
+    """A copy of every output."""
+    return sum(map(math.prod, plan.outputs.values()))
 
 
 def _is_result(spec: LayerSpec, name: str) -> bool:

@@ -1,10 +1,11 @@
 """Faults of ReLU."""
 
+import math
 from dataclasses import replace
 
 import torch
 
-from app.faults._fault import Fault
+from app.faults._fault import Fault, rebuilt
 from app.faults._gradients import with_gradients
 from app.layers import LayerSpec, Plan, Tensors
 
@@ -30,7 +31,7 @@ def gradient_at_zero(spec: LayerSpec) -> LayerSpec:
         output = torch.relu(x.detach())
         return {"output": with_gradients(output, (x,), lambda grad: (grad * passes,))}
 
-    return replace(spec, run=run)
+    return rebuilt(spec, run, room=lambda plan: math.prod(plan.outputs["output"]))
 
 
 FAULTS = (

@@ -115,7 +115,7 @@ def _clamped_room(plan: Plan) -> int:
     """The taps side by side, for max pooling; sums hold one tap of every window."""
     lead = math.prod(plan.outputs["output"][:2])
     copied: int = math.prod(max(a.output * extent(a), a.input + 1) for a in plan.axes)
-    return room(plan) + 3 * lead * copied
+    return room(plan) + 2 * lead * copied
 
 
 def edge_replicated(spec: LayerSpec) -> LayerSpec:
