@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from app.layers import Plan
 from app.layers._windows import SlidingAxis
@@ -44,6 +45,16 @@ def exact(axis: SlidingAxis, **changes: int) -> SlidingAxis:
 def reach(axis: SlidingAxis, windows: int) -> int:
     """The length that `windows` windows extend over."""
     return (windows - 1) * axis.stride + axis.effective
+
+
+def padded(x: torch.Tensor, axes: Sequence[SlidingAxis], fill: float) -> torch.Tensor:
+    """`(N, C, *spatial) -> (N, C, *padded)`; where padding is negative, elements are cut off."""
+    sides = [side for axis in reversed(axes) for side in (axis.before, axis.after)]
+    x = F.pad(x, [max(side, 0) for side in sides], value=fill)
+    for dim, axis in enumerate(axes, start=2):
+        first, cut = max(-axis.before, 0), max(-axis.after, 0)
+        x = x.narrow(dim, first, x.shape[dim] - first - cut)
+    return x
 
 
 def mirrored(axis: SlidingAxis) -> SlidingAxis:

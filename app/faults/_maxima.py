@@ -8,10 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from app.faults._axes import along, exact, firsts, with_axes
+from app.faults._axes import along, exact, firsts, padded, with_axes
 from app.layers import LayerSpec, Plan, Tensors
 from app.layers._indices import numbered
-from app.layers._pooling import pad_by_hand
 from app.layers._windows import SlidingAxis
 
 PLAIN = {"return_indices": True, "index_base": "plane", "storage_order": "row", "tie": "first"}
@@ -120,14 +119,14 @@ def over_padded(
     input, which lie outside it where padding won.
     """
     ends = [exact(axis) for axis in axes]
-    padded = pad_by_hand(x, ends, fill)
+    whole = padded(x, ends, fill)
     inner = [
         exact(axis, input=length, before=0)
-        for axis, length in zip(ends, padded.shape[2:], strict=True)
+        for axis, length in zip(ends, whole.shape[2:], strict=True)
     ]
     names = {**PLAIN, "tie": plan.options.tie}
-    found = spec.run({"input": padded}, with_axes(plan, inner, **names))
-    at = coordinates(found["indices"], padded.shape[2:])
+    found = spec.run({"input": whole}, with_axes(plan, inner, **names))
+    at = coordinates(found["indices"], whole.shape[2:])
     return found["output"], [
         coordinate - axis.before for coordinate, axis in zip(at, ends, strict=True)
     ]

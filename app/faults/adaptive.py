@@ -43,7 +43,8 @@ def fixed_stride(spec: LayerSpec) -> LayerSpec:
 def _copied_room(plan: Plan) -> int:
     """The elements of the windows side by side."""
     lead = math.prod(plan.outputs["output"][:2])
-    return room(plan) + 2 * lead * math.prod(a.output * a.largest for a in plan.axes)
+    copied: int = math.prod(axis.output * axis.largest for axis in plan.axes)
+    return room(plan) + 2 * lead * copied
 
 
 def _max_pool(

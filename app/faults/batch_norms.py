@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from app.faults._fault import Fault, rebuilt
-from app.faults._gradients import with_gradients
+from app.faults._gradients import scaled, with_gradients
 from app.faults._norm import (
     BATCH,
     Groups,
@@ -151,7 +151,8 @@ def _grouped_by(
         batch = dict(zip(STATISTICS, kept, strict=True))
         return {"output": output, **with_running(tensors, plan, batch, count)}
 
-    return rebuilt(spec, run, room=room)
+    # Groups of few values have statistics as many as elements.
+    return rebuilt(spec, run, room=lambda plan: 2 * room(plan))
 
 
 def groups_interleaved(spec: LayerSpec) -> LayerSpec:
@@ -211,6 +212,17 @@ def unweighted(spec: LayerSpec) -> LayerSpec:
         return {**outputs, **statistics(spec, tensors, plan, mean, var, scale, own.count)}
 
     return rebuilt(spec, run, room=room)
+
+
+def gradients_averaged(spec: LayerSpec) -> LayerSpec:
+    """The gradients of weight and bias divided by the number of replicas."""
+
+    def run(tensors: Tensors, plan: Plan) -> Tensors:
+        share = 1 / len(inputs(tensors))
+        averaged = {name: scaled(tensors[name], share) for name in ("weight", "bias")}
+        return spec.run({**tensors, **averaged}, plan)
+
+    return replace(spec, run=run)
 
 
 SYNC = frozenset({"sync_batch_norm"})
@@ -285,5 +297,14 @@ FAULTS = (
         source="https://github.com/PaddlePaddle/Paddle/issues/32464",
         layer=unweighted,
         applies=is_training,
+    ),
+    Fault(
+        name="replica-gradients-averaged",
+        families=SYNC,
+        message="Your gradients of weight and bias are averages over the replicas, as "
+        "DistributedDataParallel makes them; they are sums.",
+        source="https://github.com/pytorch/pytorch/issues/57796",
+        layer=gradients_averaged,
+        applies=lambda plan: "inputs.1" in plan.inputs,
     ),
 )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from app.faults._averages import divisors, sums
-from app.faults._axes import exact, extent, kept, outer, starts, with_axes
+from app.faults._axes import exact, extent, kept, outer, padded, starts, with_axes
 from app.faults._fault import Fault, rebuilt
 from app.faults._maxima import (
     answer,
@@ -47,7 +47,10 @@ def moved(change: Change) -> Callable[[LayerSpec], LayerSpec]:
             axes = [exact(axis, **change(axis)) for axis in plan.axes]
             if spec.family == "max_pool":
                 return over(spec, image(tensors), plan, axes)
-            return spec.run(tensors, with_axes(plan, axes))
+            whole = padded(tensors["input"], axes, 0.0)
+            lengths = zip(axes, whole.shape[2:], strict=True)
+            inner = [exact(axis, input=length, before=0) for axis, length in lengths]
+            return spec.run({**tensors, "input": whole}, with_axes(plan, inner))
 
         return rebuilt(spec, run, room=room)
 

@@ -33,7 +33,7 @@ def inputs_of(shape: tuple[int, ...], *, running: bool = False) -> dict[str, np.
     return inputs
 
 
-def by_channel(vector: np.ndarray, x: np.ndarray) -> np.ndarray:
+def by_channel(vector: np.ndarray, x: np.ndarray) -> Any:
     return vector.reshape(1, -1, *[1] * (x.ndim - 2))
 
 
@@ -70,7 +70,7 @@ def test_inverse_std_as_variance(dims: int) -> None:
     assert not np.allclose(own["gradients.input"], dx)
 
 
-def running_after(old: np.ndarray, seen: np.ndarray, share: float, times: int = 1) -> np.ndarray:
+def running_after(old: Any, seen: Any, share: float, times: int = 1) -> Any:
     for _ in range(times):
         old = (1 - share) * old + share * seen
     return old
@@ -84,7 +84,7 @@ def test_running_statistics(name: str, estimator: str) -> None:
     x, axes = inputs["input"], all_but(inputs["input"], 1)
     mean, var = x.mean(axes), x.var(axes, ddof=estimator == "unbiased")
     old_mean, old_var = inputs["running_mean"], inputs["running_var"]
-    expected: dict[str, Any] = {
+    cases: dict[str, Any] = {
         "running-std": (
             running_after(old_mean, mean, 0.3),
             running_after(old_var, np.sqrt(var), 0.3),
@@ -96,7 +96,8 @@ def test_running_statistics(name: str, estimator: str) -> None:
             running_after(old_var, var, 0.3, 2),
             6,
         ),
-    }[name]
+    }
+    expected = cases[name]
     sent = {
         "training": True,
         "momentum": 0.3,
@@ -138,7 +139,7 @@ def test_batch_norm_over_other_axes(name: str, dims: int) -> None:
     axes = tuple(range(2 if name == "statistics-per-sample" else 1, x.ndim))
     count = int(np.prod([x.shape[axis] for axis in axes]))
 
-    def forward(input: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:  # noqa: A002
+    def forward(input: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Any:  # noqa: A002
         return normalized(input, axes) * by_channel(weight, x) + by_channel(bias, x)
 
     grad = np.random.default_rng(1).normal(size=x.shape)
@@ -166,7 +167,7 @@ def test_instance_norm_over_all_channels() -> None:
     inputs = inputs_of((2, 3, 2, 2))
     x = inputs["input"]
 
-    def forward(input: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:  # noqa: A002
+    def forward(input: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Any:  # noqa: A002
         return normalized(input, (1, 2, 3)) * by_channel(weight, x) + by_channel(bias, x)
 
     grad = np.random.default_rng(1).normal(size=x.shape)
@@ -182,7 +183,7 @@ def test_groups_interleaved() -> None:
     inputs = inputs_of((2, 6, 3))
     x = inputs["input"]
 
-    def forward(input: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:  # noqa: A002
+    def forward(input: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Any:  # noqa: A002
         output = np.zeros_like(input)
         for group in range(2):
             own = [c for c in range(6) if c % 2 == group]
@@ -223,7 +224,7 @@ def check_replicas(name: str, statistics: Any, expected: Any) -> None:
     inputs, rng = replicas(), np.random.default_rng(1)
     grads = [rng.normal(size=shape) for shape in REPLICAS]
 
-    def forward(**changed: np.ndarray) -> np.ndarray:
+    def forward(**changed: np.ndarray) -> Any:
         outputs = apart(changed, *statistics(changed))
         return np.concatenate([output.ravel() for output in outputs])
 
@@ -250,6 +251,16 @@ def test_replicas_not_synchronized() -> None:
         }
 
     check_replicas("replicas-not-synchronized", statistics, of_the_first)
+
+
+def test_replica_gradients_averaged() -> None:
+    (fault,) = of_name("replica-gradients-averaged", "sync_batch_norm")
+    inputs, rng = replicas(), np.random.default_rng(1)
+    grads = [rng.normal(size=shape) for shape in REPLICAS]
+    own = right("sync_batch_norm", inputs, grads, training=True)
+    halves = {f"gradients.{name}": own[f"gradients.{name}"] / 2 for name in ("weight", "bias")}
+    found = emulated(fault, "sync_batch_norm", inputs, grads, training=True)
+    assert_same(found, {**own, **halves})
 
 
 def test_replicas_unweighted() -> None:

@@ -165,6 +165,8 @@ def test_two_faults_differ_from_each_other() -> None:
     assert not alike
 
 
+FAR: dict[str, Any] = {"dilation": 2, "padding": [[4, 0]], "convention": "onnx"}
+"""Without the dilation, the only window holds no element."""
 ODD: tuple[Example, ...] = (
     *(
         (f"{kind}_pool1d", {"input": np.zeros(shape)}, {"kernel_size": 1, **more})
@@ -174,6 +176,15 @@ ODD: tuple[Example, ...] = (
     ),
     ("max_pool1d", {"input": np.zeros((0, 2, 5))}, {"kernel_size": 2, "return_indices": True}),
     ("max_pool2d", {"input": np.full((1, 1, 2, 2), NAN)}, {"kernel_size": 2}),
+    *(
+        (f"{layer}1d", {"input": np.ones((1, 1, 1)), **more}, {**FAR, **options})
+        for layer, more, options in (
+            ("max_pool", {}, {"kernel_size": 3, "return_indices": True}),
+            ("avg_pool", {}, {"kernel_size": 3}),
+            ("lp_pool", {}, {"kernel_size": 3}),
+            ("conv", {"weight": np.ones((1, 1, 3))}, {}),
+        )
+    ),
     *(
         (f"adaptive_{kind}_pool1d", {"input": np.zeros(shape)}, {"output_size": size})
         for kind in ("max", "avg")

@@ -30,6 +30,10 @@ def only(name: str, layer: str, count: int = 1) -> list[Fault]:
     return faults
 
 
+def one(name: str, layer: str) -> Fault:
+    return only(name, layer)[0]
+
+
 def options(dims: int, **others: Any) -> dict[str, Any]:
     return {
         "convention": "onnx",
@@ -113,18 +117,18 @@ def test_begin_padding_dropped(dims: int, dilated: bool) -> None:
     sent = {"dilation": list(dilation)}
     axes = shifted(full(dims, dilation), [b for b, _ in PADS[dims]])
     bounds = [(0, n + a) for n, (_, a) in zip(LENGTHS[dims], PADS[dims], strict=True)]
-    check_maximum(*only("begin-padding-dropped", f"max_pool{dims}d"), dims, axes, **sent)
-    check_average(*only("begin-padding-dropped", f"avg_pool{dims}d"), dims, axes, bounds, **sent)
-    check_conv(*only("begin-padding-dropped", f"conv{dims}d"), dims, axes, **sent)
+    check_maximum(one("begin-padding-dropped", f"max_pool{dims}d"), dims, axes, **sent)
+    check_average(one("begin-padding-dropped", f"avg_pool{dims}d"), dims, axes, bounds, **sent)
+    check_conv(one("begin-padding-dropped", f"conv{dims}d"), dims, axes, **sent)
 
 
 @pytest.mark.parametrize("dims", DIMS)
 def test_begin_padding_as_end(dims: int) -> None:
     axes = shifted(full(dims), [b - a for b, a in PADS[dims]])
     bounds = [(-a, n + a) for n, (_, a) in zip(LENGTHS[dims], PADS[dims], strict=True)]
-    check_maximum(*only("begin-padding-as-end", f"max_pool{dims}d"), dims, axes)
-    check_average(*only("begin-padding-as-end", f"avg_pool{dims}d"), dims, axes, bounds)
-    check_conv(*only("begin-padding-as-end", f"conv{dims}d"), dims, axes)
+    check_maximum(one("begin-padding-as-end", f"max_pool{dims}d"), dims, axes)
+    check_average(one("begin-padding-as-end", f"avg_pool{dims}d"), dims, axes, bounds)
+    check_conv(one("begin-padding-as-end", f"conv{dims}d"), dims, axes)
 
 
 def test_a_window_without_elements_has_no_maximum() -> None:
@@ -241,7 +245,7 @@ def test_axes_swapped(dims: int) -> None:
     )
     axes = [sliding(n, k, s, b, a) for n, k, s, (b, a) in reversed_rows]
     bounds = [(-b, n + a) for n, (b, a) in zip(LENGTHS[dims], PADS[dims][::-1], strict=True)]
-    check_maximum(*only("axes-swapped", f"max_pool{dims}d"), dims, axes)
+    check_maximum(one("axes-swapped", f"max_pool{dims}d"), dims, axes)
     (fault,) = only("axes-swapped", f"avg_pool{dims}d")
     check_average_of_any_shape(fault, dims, axes, bounds)
 
