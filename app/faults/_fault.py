@@ -7,6 +7,8 @@ from app.layers import LayerSpec, Plan, Tensors
 from app.schemas.options import LayerOptions
 from app.schemas.tensors import Shapes
 
+GRADIENTS = frozenset({"gradients"})
+"""The `changes` of a fault that leaves every other result right."""
 Run = Callable[[Tensors, Plan], Tensors]
 
 
@@ -28,6 +30,7 @@ class Fault:
     `message` is one sentence for the client's author. `source` is the URL of a report, or empty.
     With `in_dtype`, the fault is about rounding, and `run` takes tensors in the request's own
     dtype, half types included, instead of float64.
+    `changes` holds the first words of the results' names that can differ; if empty, any can.
 
     Faults of one name are one mistake, made in more than one way.
     """
@@ -39,6 +42,11 @@ class Fault:
     layer: Callable[[LayerSpec], LayerSpec]
     applies: Callable[[Plan], bool] = always
     in_dtype: bool = False
+    changes: frozenset[str] = frozenset()
+
+    def can_change(self, name: str) -> bool:
+        """Whether a result of this name can differ: `output`, `gradients.input`."""
+        return not self.changes or name.partition(".")[0] in self.changes
 
 
 def rebuilt(

@@ -4,7 +4,7 @@ import math
 
 from app.faults._averages import divisors, is_average
 from app.faults._axes import extent
-from app.faults._fault import Fault, rebuilt
+from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._gradients import scaled
 from app.layers import LayerSpec, Plan, Tensors
 
@@ -47,6 +47,7 @@ FAULTS = (
         families=SLIDING | {"global_pool"},
         message="Your gradient gives every element of a window all of the output's gradient; "
         "divide it by the window's divisor.",
+        changes=GRADIENTS,
         layer=gradient_undivided,
     ),
     Fault(
@@ -55,6 +56,7 @@ FAULTS = (
         message="Your gradient is always divided by the kernel's size; divide it by what the "
         "window's sum was divided by.",
         source="https://github.com/pytorch/pytorch/issues/198119",
+        changes=GRADIENTS,
         layer=gradient_over_kernel,
     ),
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from app.faults._fault import Fault, rebuilt
+from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._gradients import scaled, with_gradients
 from app.faults._norm import (
     BATCH,
@@ -233,6 +233,7 @@ FAULTS = (
         message="Your gradient takes the saved 1 / sqrt(var + eps) for a variance, and takes its "
         "inverse root again; use it as it is.",
         source="https://github.com/flagos-ai/FlagGems/issues/5222",
+        changes=GRADIENTS,
         layer=inverse_std_as_variance,
         applies=is_training,
     ),
@@ -242,6 +243,7 @@ FAULTS = (
         message="You updated the running variance with the standard deviation; update it with the "
         "variance.",
         source="https://github.com/FluxML/Flux.jl/issues/314",
+        changes=frozenset({"running_stats"}),
         layer=running_std,
         applies=is_training,
     ),
@@ -249,6 +251,7 @@ FAULTS = (
         name="running-not-updated",
         families=BATCH,
         message="You returned the running statistics as they came; training updates them.",
+        changes=frozenset({"running_stats"}),
         layer=not_updated,
         applies=is_training,
     ),
@@ -256,6 +259,7 @@ FAULTS = (
         name="running-updated-twice",
         families=BATCH,
         message="You updated the running statistics twice with this batch; update them once.",
+        changes=frozenset({"running_stats"}),
         layer=updated_twice,
         applies=is_training,
     ),
@@ -304,6 +308,7 @@ FAULTS = (
         message="Your gradients of weight and bias are averages over the replicas, as "
         "DistributedDataParallel makes them; they are sums.",
         source="https://github.com/pytorch/pytorch/issues/57796",
+        changes=GRADIENTS,
         layer=gradients_averaged,
         applies=lambda plan: "inputs.1" in plan.inputs,
     ),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from app.faults._fault import Fault, rebuilt
+from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._gradients import scaled
 from app.layers import LAYERS, LayerSpec, Plan, Tensors
 
@@ -47,12 +47,14 @@ FAULTS = (
         families=ALL,
         message="Your gradient is that of the output's mean; it is that of the sum of the output "
         "times `grad_output`.",
+        changes=GRADIENTS,
         layer=averaged(_elements),
     ),
     Fault(
         name="loss-mean-over-batch",
         families=ALL,
         message="Your gradient is divided by the number of samples; it is that of their sum.",
+        changes=GRADIENTS,
         layer=averaged(_samples),
         applies=lambda plan: any(shape[:1] > (1,) for shape in plan.outputs.values()),
     ),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from app.faults._axes import along, exact, extent, firsts, kept, mirrored, starts, with_axes
-from app.faults._fault import Fault, rebuilt
+from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._maxima import (
     answer,
     coordinates,
@@ -257,6 +257,7 @@ FAULTS = (
         message="Of several equal maxima you chose the last (`>=`); the index and the gradient are "
         "those of the first.",
         source="https://github.com/FluxML/NNlib.jl/issues/205",
+        changes=GRADIENTS | {"indices"},
         layer=tie_last,
     ),
     Fault(
@@ -265,6 +266,7 @@ FAULTS = (
         message="You looked for the first of several equal maxima in column-major order, as Julia "
         "stores arrays; the first in row-major order has the index and the gradient.",
         source="https://github.com/FluxML/NNlib.jl/issues/205",
+        changes=GRADIENTS | {"indices"},
         layer=tie_column_major,
         applies=_several,
     ),
@@ -272,6 +274,7 @@ FAULTS = (
         name="index-from-one",
         families=INDEXED,
         message="Your indices count from 1; they count from 0.",
+        changes=frozenset({"indices"}),
         layer=from_one,
         applies=_with_indices,
     ),
@@ -280,6 +283,7 @@ FAULTS = (
         families=SLIDING,
         message="Your indices are positions in the padded input; they are positions in the input "
         "without padding.",
+        changes=frozenset({"indices"}),
         layer=index_padded,
         applies=lambda plan: _with_indices(plan) and _padded(plan),
     ),
@@ -287,6 +291,7 @@ FAULTS = (
         name="index-in-window",
         families=INDEXED,
         message="Your indices are positions within each window; they are positions in the input.",
+        changes=frozenset({"indices"}),
         layer=index_in_window,
         applies=_with_indices,
     ),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from app.faults._fault import Fault, rebuilt
+from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._norm import (
     BATCH,
     NORMS,
@@ -190,6 +190,7 @@ FAULTS = (
         message="Your gradient takes mean and variance for constants; they depend on the input, "
         "and add two terms to its gradient.",
         source="https://github.com/pytorch/pytorch/issues/82493",
+        changes=GRADIENTS,
         layer=by_rule(Rule(holds_mean=True, holds_variance=True)),
         applies=is_training,
     ),
@@ -199,6 +200,7 @@ FAULTS = (
         message="Your gradient lacks the term through the mean: subtract the mean of the "
         "normalized values' gradient.",
         source="https://github.com/pytorch/pytorch/issues/82493",
+        changes=GRADIENTS,
         layer=by_rule(Rule(holds_mean=True), with_rms=False),
         applies=is_training,
     ),
@@ -208,6 +210,7 @@ FAULTS = (
         message="Your gradient lacks the term through the variance: subtract the normalized value "
         "times the mean of its product with the gradient.",
         source="https://github.com/pytorch/pytorch/issues/82493",
+        changes=GRADIENTS,
         layer=by_rule(Rule(holds_variance=True), with_rms=False),
         applies=is_training,
     ),

@@ -6,7 +6,7 @@ import torch
 
 from app.faults._averages import divisors, is_average
 from app.faults._axes import lasts
-from app.faults._fault import Fault, rebuilt
+from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._gradients import with_gradients
 from app.faults._maxima import image, is_max, maxima, room, source
 from app.layers import LayerSpec, Plan, Tensors
@@ -77,6 +77,7 @@ FAULTS = (
         message="Where windows overlap, the gradient of the last one overwrites the others (`=`); "
         "an element's gradient is their sum (`+=`).",
         source="https://github.com/FluxML/NNlib.jl/issues/205",
+        changes=GRADIENTS,
         layer=overlap_overwritten,
         applies=_overlapping,
     ),

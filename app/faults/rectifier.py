@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from app.faults._fault import Fault, rebuilt
+from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._gradients import with_gradients
 from app.layers import LayerSpec, Plan, Tensors
 
@@ -46,6 +46,7 @@ FAULTS = (
         name="gradient-at-zero",
         families=RELU,
         message="Your gradient passes where x is 0 (`x >= 0`); there it is 0.",
+        changes=GRADIENTS,
         layer=gradient_at_zero,
     ),
 )

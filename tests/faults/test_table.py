@@ -152,6 +152,16 @@ def test_every_fault_differs_from_the_right_answer(fault: Fault) -> None:
     assert any(differ(answer, right(example, dtype_of(fault))) for example, answer in ran)
 
 
+@EACH
+def test_what_a_fault_cannot_change_is_right(fault: Fault) -> None:
+    for example in EXAMPLES:
+        answer = run(fault, example)
+        own = right(example, dtype_of(fault)) if answer else {}
+        fixed = {name for name in own if name in (answer or {}) and not fault.can_change(name)}
+        for name in fixed:
+            np.testing.assert_allclose((answer or {})[name], own[name], rtol=1e-9, atol=1e-11)
+
+
 def test_two_faults_differ_from_each_other() -> None:
     """Where both apply, in the dtype of the first."""
     found = [[run(fault, example) for example in EXAMPLES] for fault in FAULTS]
