@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from app.compute import Engine
 from app.errors import CostLimit
@@ -85,6 +86,7 @@ def peak_bytes(
 
 def check_cases() -> None:
     """The child: forks for each request, so that none finds memory that another left."""
+    torch.set_num_threads(1)
     engine = Engine("cpu", LIMITS)
     engine.warm_up()
     for fault, spec, body in requests():
