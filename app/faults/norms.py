@@ -1,0 +1,224 @@
+"""Faults of every norm: variance, eps, gradient, weight and bias."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from app.faults._fault import GRADIENTS, Fault, rebuilt
+from app.faults._norm import (
+    BATCH,
+    NORMS,
+    Rule,
+    is_rms,
+    is_training,
+    normalized,
+    room,
+)
+from app.layers import LayerSpec, Plan, Tensors
+
+Layer = Callable[[LayerSpec], LayerSpec]
+
+
+def by_rule(rule: Rule, *, with_rms: bool = True) -> Layer:
+    """The norm by another rule."""
+
+    def layer(spec: LayerSpec) -> LayerSpec:
+        if is_rms(spec) and not with_rms:
+            return spec
+        return rebuilt(spec, lambda tensors, plan: normalized(spec, tensors, plan, rule), room=room)
+
+    return layer
+
+
+def by_fast_variance(sums: str) -> Layer:
+    """E[x^2] - E[x]^2, clipped at 0, in the input's dtype; in float32 for half types."""
+    mean = {"torch": _mean, "numpy": _numpy_mean, "in order": _mean_in_order}[sums]
+
+    def variance(values: torch.Tensor, center: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+        return (mean(values * values, dims) - center * center).clamp(min=0)
+
+    rule = Rule(mean=mean, variance=variance)
+
+    def layer(spec: LayerSpec) -> LayerSpec:
+        if is_rms(spec):
+            return spec
+
+        def run(tensors: Tensors, plan: Plan) -> Tensors:
+            wide = {
+                name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+                for name, tensor in tensors.items()
+            }
+            return normalized(spec, wide, plan, rule)
+
+        return rebuilt(spec, run, room=room)
+
+    return layer
+
+
+def _mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    return values.mean(dims, keepdim=True)
+
+
+def _numpy_mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    found = np.asarray(values.detach().cpu().numpy().mean(dims, keepdims=True))
+    return _replaced(_mean(values, dims), found)
+
+
+def _mean_in_order(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    mean = _mean(values, dims)
+    array = values.detach().cpu().numpy()
+    others = [dim for dim in range(array.ndim) if dim not in _positive(dims, array.ndim)]
+    rows = array.transpose(*others, *_positive(dims, array.ndim)).reshape(mean.numel(), -1)
+    total = np.add.accumulate(rows, axis=1)[:, -1]
+    return _replaced(mean, (total / array.dtype.type(rows.shape[1])).reshape(mean.shape))
+
+
+def _positive(dims: Sequence[int], rank: int) -> list[int]:
+    return [dim % rank for dim in dims]
+
+
+def _replaced(mean: torch.Tensor, found: np.ndarray) -> torch.Tensor:
+    """The mean as it was found, with the gradient of a mean."""
+    exact = torch.from_numpy(found).to(mean)
+    return torch.where(exact.isfinite(), mean + (exact - mean).detach(), mean)
+
+
+def _unbiased(var: torch.Tensor, eps: float, count: int) -> torch.Tensor:
+    return 1 / (_with_bessel(var, count) + eps).sqrt()
+
+
+def _unbiased_plus_eps(var: torch.Tensor, eps: float, count: int) -> torch.Tensor:
+    return 1 / (_with_bessel(var, count).sqrt() + eps)
+
+
+def _with_bessel(var: torch.Tensor, count: int) -> torch.Tensor:
+    return var * count / torch.as_tensor(count - 1, dtype=var.dtype, device=var.device)
+
+
+def _eps_outside(var: torch.Tensor, eps: float, count: int) -> torch.Tensor:
+    return 1 / (var.sqrt() + eps)
+
+
+def _eps_floor(var: torch.Tensor, eps: float, count: int) -> torch.Tensor:
+    return 1 / var.clamp(min=eps).sqrt()
+
+
+def _no_eps(var: torch.Tensor, eps: float, count: int) -> torch.Tensor:
+    return 1 / var.sqrt()
+
+
+def affine_swapped(spec: LayerSpec) -> LayerSpec:
+    """The normalized value times the bias, plus the weight."""
+    if is_rms(spec):
+        return spec
+
+    def run(tensors: Tensors, plan: Plan) -> Tensors:
+        return spec.run({**tensors, "weight": tensors["bias"], "bias": tensors["weight"]}, plan)
+
+    return replace(spec, run=run)
+
+
+def _has_eps(plan: Plan) -> bool:
+    return bool(plan.options.eps)
+
+
+FAST = (
+    "Your variance is E[x^2] - E[x]^2 in the input's precision, which cancels where the mean "
+    "is large; subtract the mean first."
+)
+FAULTS = (
+    *(
+        Fault(
+            name="variance-fast",
+            families=NORMS,
+            message=FAST,
+            source="https://github.com/tracel-ai/burn/issues/5607",
+            layer=by_fast_variance(sums),
+            applies=is_training,
+            in_dtype=True,
+        )
+        for sums in ("numpy", "torch", "in order")
+    ),
+    Fault(
+        name="variance-unbiased-output",
+        families=NORMS,
+        message="You normalized with the unbiased variance (n - 1); the output takes the biased "
+        "one (n).",
+        source="https://github.com/harvardnlp/annotated-transformer/issues/119",
+        layer=by_rule(Rule(scale=_unbiased), with_rms=False),
+        applies=is_training,
+    ),
+    Fault(
+        name="variance-unbiased-output",
+        families=NORMS,
+        message="You normalized with `std() + eps`: the unbiased deviation (n - 1), and eps "
+        "outside the root; it is sqrt(var + eps), of the biased variance (n).",
+        source="https://github.com/harvardnlp/annotated-transformer/issues/119",
+        layer=by_rule(Rule(scale=_unbiased_plus_eps), with_rms=False),
+        applies=lambda plan: is_training(plan) and _has_eps(plan),
+    ),
+    Fault(
+        name="eps-outside-root",
+        families=NORMS,
+        message="You added eps to the standard deviation; it is added to the variance, before the "
+        "root.",
+        source="https://github.com/FluxML/Flux.jl/issues/529",
+        layer=by_rule(Rule(scale=_eps_outside)),
+        applies=_has_eps,
+    ),
+    Fault(
+        name="eps-as-floor",
+        families=NORMS,
+        message="You took eps for the least variance, max(var, eps); it is added to every "
+        "variance.",
+        source="https://github.com/vacancy/Synchronized-BatchNorm-PyTorch/issues/43",
+        layer=by_rule(Rule(scale=_eps_floor)),
+        applies=_has_eps,
+    ),
+    Fault(
+        name="eps-missing",
+        families=NORMS,
+        message="You left out eps; it is added to the variance before the root.",
+        layer=by_rule(Rule(scale=_no_eps)),
+        applies=_has_eps,
+    ),
+    Fault(
+        name="statistics-held-constant",
+        families=NORMS,
+        message="Your gradient takes mean and variance for constants; they depend on the input, "
+        "and add two terms to its gradient.",
+        source="https://github.com/pytorch/pytorch/issues/82493",
+        changes=GRADIENTS,
+        layer=by_rule(Rule(holds_mean=True, holds_variance=True)),
+        applies=is_training,
+    ),
+    Fault(
+        name="mean-term-missing",
+        families=NORMS,
+        message="Your gradient lacks the term through the mean: subtract the mean of the "
+        "normalized values' gradient.",
+        source="https://github.com/pytorch/pytorch/issues/82493",
+        changes=GRADIENTS,
+        layer=by_rule(Rule(holds_mean=True), with_rms=False),
+        applies=is_training,
+    ),
+    Fault(
+        name="variance-term-missing",
+        families=NORMS,
+        message="Your gradient lacks the term through the variance: subtract the normalized value "
+        "times the mean of its product with the gradient.",
+        source="https://github.com/pytorch/pytorch/issues/82493",
+        changes=GRADIENTS,
+        layer=by_rule(Rule(holds_variance=True), with_rms=False),
+        applies=is_training,
+    ),
+    Fault(
+        name="affine-swapped",
+        families=BATCH | {"group_norm", "layer_norm"},
+        message="You exchanged weight and bias; the normalized value is multiplied by the weight, "
+        "and the bias is added.",
+        layer=affine_swapped,
+    ),
+)
