@@ -19,6 +19,7 @@ from app.layers import (
 )
 from app.layers._requests import compute_model, options_of, shape_model, tensor_fields
 from app.layers._spec import LayerSpec, Plan, Port, Tensors
+from app.layers._terms import Sums, Terms
 
 FAMILIES = (
     max_pool,
@@ -59,7 +60,9 @@ __all__ = [
     "LayerSpec",
     "Plan",
     "Port",
+    "Sums",
     "Tensors",
+    "Terms",
     "build_registry",
     "compute_model",
     "options_of",

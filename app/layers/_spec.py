@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from app.errors import InvalidRequest
 from app.layers._accuracy import Accuracy
 from app.layers._cases import Case, common_cases
+from app.layers._terms import Sums, Terms, selected
 from app.schemas.answers import Advice, AxisCard, WindowCard
 from app.schemas.options import CONVENTIONS, Convention, LayerOptions
 from app.schemas.tensors import FLOATS, Shape, Shapes
@@ -124,6 +125,8 @@ class LayerSpec:
     `parameters(input_shape, call)` returns the shapes of the other inputs for a shape request,
     which can specify them with the fields of `shape_fields`.
     `accuracy` says how far each result may be from the exact one.
+    `terms(sums)` tells the length and size of the longest sum in each result; one that is left out
+    sums nothing.
     An `any_order` layer gets floats in the memory order in which they were sent, because torch's
     kernels for that order are equally correct, and faster; others get contiguous tensors.
     A `matrix_product` layer gets its tensors aligned like memory that torch allocates.
@@ -147,6 +150,7 @@ class LayerSpec:
     matrix_product: bool = False
     any_order: bool = False
     accuracy: Accuracy
+    terms: Callable[[Sums], Mapping[str, Terms]] = selected
     formula: str = ""
     differences: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
+from app.layers._terms import linear_in_window
 from app.layers._windows import (
     SlidingAxis,
     WindowOptions,
@@ -127,6 +128,7 @@ SPECS = tuple(
         run=run,
         explain=explain,
         accuracy=AVERAGE,
+        terms=linear_in_window,
         formula="y[o] = sum over taps i of x[o * stride - padding + i * dilation], over a divisor: "
         "the taps that count",
         differences=(

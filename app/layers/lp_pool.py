@@ -21,6 +21,7 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
+from app.layers._terms import powers_in_window
 from app.layers._windows import (
     SlidingAxis,
     WindowOptions,
@@ -154,6 +155,7 @@ SPECS = tuple(
         explain=explain,
         presets=PRESETS,
         accuracy=AVERAGE,
+        terms=powers_in_window,
         formula="y[o] = (sum over taps i of x[o * stride - padding + i * dilation]^p)^(1/p)",
         differences=(
             "ONNX takes absolute values; torch does not: for p = 1, 3 and -4 give -1, and odd "

@@ -25,6 +25,7 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
+from app.layers._terms import selected_maximum
 from app.layers._windows import (
     SlidingAxis,
     WindowOptions,
@@ -289,6 +290,7 @@ SPECS = tuple(
         run=run,
         explain=explain,
         accuracy=MAXIMUM,
+        terms=selected_maximum,
         formula="y[o] = max over taps i of x[o * stride - padding + i * dilation]; "
         "padding never wins",
         differences=(
