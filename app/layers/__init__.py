@@ -17,6 +17,7 @@ from app.layers import (
     relu,
     sync_batch_norm,
 )
+from app.layers._indices import planes
 from app.layers._requests import compute_model, options_of, shape_model, tensor_fields
 from app.layers._spec import LayerSpec, Plan, Port, Tensors
 from app.layers._terms import Sums, Terms
@@ -66,6 +67,7 @@ __all__ = [
     "build_registry",
     "compute_model",
     "options_of",
+    "planes",
     "shape_model",
     "tensor_fields",
 ]

@@ -19,6 +19,7 @@ from app.schemas.tensors import FLOATS, Shape, Shapes
 Tensors = Mapping[str, torch.Tensor]
 Presets = Mapping[Convention, Mapping[str, Any]]
 ANY_RANK = tuple(range(9))
+BATCH_AND_CHANNELS = frozenset({"batch", "channels"})
 MAX_WINDOWS = 4096
 """Maximum number of windows that an explanation describes."""
 
@@ -129,6 +130,7 @@ class LayerSpec:
     sums nothing.
     An `any_order` layer gets floats in the memory order in which they were sent, because torch's
     kernels for that order are equally correct, and faster; others get contiguous tensors.
+    `independent` names the axes that can be cut without changing what is left: `batch`, `channels`.
     A `matrix_product` layer gets its tensors aligned like memory that torch allocates.
     `own_cases` are requests that set each of the layer's own options; the first has channels first
     and a batch axis. `cases` adds those that every layer has.
@@ -149,6 +151,7 @@ class LayerSpec:
     dtypes: tuple[str, ...] = FLOATS
     matrix_product: bool = False
     any_order: bool = False
+    independent: frozenset[str] = frozenset()
     accuracy: Accuracy
     terms: Callable[[Sums], Mapping[str, Terms]] = selected
     formula: str = ""

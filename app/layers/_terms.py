@@ -191,6 +191,7 @@ def normalized(
     else:
         mean, inv_std = known or statistics_of(values, sums.plan.options.eps)
     weight = grouping.rows(grouping.spread(sums.inputs["weight"])).abs()
+    weight = weight + getattr(sums.plan.options, "weight_offset", 0)
     bias = sums.inputs.get("bias")
     near = (values - mean).abs() * inv_std + 1
     off = ROUNDINGS_OF_MEAN * sums.unit / sums.rtol * mean.abs() * inv_std

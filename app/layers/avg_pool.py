@@ -10,6 +10,7 @@ from app.layers._averages import Averages
 from app.layers._cases import SIDES, Case, image, numbers, with_options
 from app.layers._pooling import average_notes
 from app.layers._spec import (
+    BATCH_AND_CHANNELS,
     SPATIAL,
     LayerSpec,
     Notes,
@@ -129,6 +130,7 @@ SPECS = tuple(
         explain=explain,
         accuracy=AVERAGE,
         terms=linear_in_window,
+        independent=BATCH_AND_CHANNELS,
         formula="y[o] = sum over taps i of x[o * stride - padding + i * dilation], over a divisor: "
         "the taps that count",
         differences=(

@@ -95,6 +95,7 @@ SPECS = tuple(
         parameters=parameter_shapes,
         accuracy=BATCH_NORM,
         terms=terms,
+        independent=frozenset({"channels"}),
         formula=FORMULA,
         differences=DIFFERENCES,
         example=_example(dims),

@@ -284,6 +284,7 @@ SPECS = tuple(
         presets=presets(flax={"padding": "same_upper"}),
         accuracy=CONVOLUTION,
         terms=convolved,
+        independent=frozenset({"batch"}),
         formula="y[n, o] = bias[o] + sum over channels c and taps i of "
         "weight[o, c, i] * x[n, c, o * stride - padding + i * dilation]",
         differences=(

@@ -149,6 +149,7 @@ def _spec(name: str, ranks: tuple[int, ...], **parts: Any) -> LayerSpec:
         run=run,
         accuracy=SAMPLE_NORM,
         terms=terms,
+        independent=frozenset({"batch"}),
         explain=explain,
         parameters=parameter_shapes,
         **parts,
