@@ -41,7 +41,7 @@ def ties(
 
     where, right = located(ours), located(reference)
     a, b = value(where), value(right)
-    equal = (a == b) | ((a != a) & (b != b))  # noqa: PLR0124  # NaN, also of integers
+    equal = (a == b) | ((a != a) & (b != b))  # NaN, also of integers
     equal &= (where >= 0) & (where < flat.shape[2])
     rest = where
     for dim in reversed(range(len(spatial))):

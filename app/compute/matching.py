@@ -131,7 +131,7 @@ def shortest(number: float, dtype: str) -> float | str:
     not finite.
     """
     if not math.isfinite(number):
-        return "NaN" if number != number else ("Infinity" if number > 0 else "-Infinity")  # noqa: PLR0124
+        return "NaN" if number != number else ("Infinity" if number > 0 else "-Infinity")
     for digits in range(1, 17):
         decimal = float(f"{number:.{digits}g}")
         if torch.tensor(decimal, dtype=TORCH_DTYPES[dtype]).item() == number:

@@ -31,7 +31,7 @@ class _OneWindow:
 
 
 def window_cards(
-    spec: LayerSpec, call: ComputeCall, plan: Plan, indices: Sequence[Shape], device: torch.device
+    spec: LayerSpec, call: ComputeCall, plan: Plan, device: torch.device, indices: Sequence[Shape]
 ) -> list[dict[str, Any]]:
     """The card of the window behind each output index, in the layout in which it is sent.
 

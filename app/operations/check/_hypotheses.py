@@ -10,8 +10,11 @@ from app.layers import LayerSpec, Plan
 from app.operations.check._options import AFFECTS, OPTIONS, Option
 from app.schemas.calls import ComputeCall
 from app.schemas.options import CONVENTIONS
+from app.schemas.tensors import DTYPES
 
 LEVELS = 5
+HALF = "half-accumulation"
+"""The fault that only half types can show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,15 @@ class Space:
                     yield one.with_fault(fault)
 
     def faults(self) -> list[Fault]:
-        """The faults of the layer's family."""
-        return [fault for fault in FAULTS if self.spec.family in fault.families]
+        """The faults of the layer's family that its dtype can show."""
+        dtype = DTYPES[self.call.dtype]
+        return [
+            fault
+            for fault in FAULTS
+            if self.spec.family in fault.families
+            and (dtype.is_half or fault.name != HALF)
+            and (dtype.is_float or not fault.in_dtype)
+        ]
 
     def singles(self) -> list[Hypothesis]:
         """Each option at each other value."""
@@ -81,7 +91,7 @@ class Space:
     def count(self) -> int:
         """An upper bound of how many there are."""
         singles, faults = len(self.singles()), len(self.faults())
-        return singles + 3 + singles * (singles - 1) // 2 + faults * (1 + singles)
+        return singles + 6 + singles * (singles - 1) // 2 + faults * (1 + singles)
 
     def _matters(self, option: Option) -> bool:
         """Whether the layer has the option, and it can change what the client sent."""
@@ -95,12 +105,17 @@ class Space:
         return affected is None or not parts.isdisjoint(affected)
 
     def _conventions(self) -> Iterator[Hypothesis]:
-        # The layout of what was sent stays.
         layout = self.plan.options.layout
-        for convention in CONVENTIONS:
-            if convention != self.call.convention:  # type: ignore[attr-defined]
-                change = {"convention": convention}
-                yield Hypothesis(change, {**change, "layout": layout})
+        others = [one for one in CONVENTIONS if one != self.plan.options.convention]
+        for convention in others:
+            change: dict[str, Any] = {"convention": convention}
+            yield Hypothesis(change, change)
+        # A convention may come with another layout; some ports keep that of what was sent.
+        if "layout" not in self.call.model_fields_set:
+            for convention in others:
+                if default_of(self.spec, convention, "layout", self.call.dtype) != layout:
+                    change = {"convention": convention, "layout": layout}
+                    yield Hypothesis(change, change)
 
     def _values(self, option: Option) -> list[tuple[Any, dict[str, Any]]]:
         """The option's other values: as shown, and the fields that a call with it has."""
@@ -130,7 +145,9 @@ class Space:
 
     def defaults(self, name: str) -> list[Any]:
         """The option's default in each convention."""
-        return [default_of(self.spec, convention, name, self.call.dtype) for convention in CONVENTIONS]
+        return [
+            default_of(self.spec, convention, name, self.call.dtype) for convention in CONVENTIONS
+        ]
 
     def _strides(self) -> list[Any]:
         axes = self.plan.axes
@@ -156,11 +173,11 @@ class Space:
 _VALUES: Mapping[str, Callable[[Space], Collection[Any]]] = {
     "stride": Space._strides,
     "padding": Space._paddings,
-    "divisor_override": lambda space: (None,),
+    "divisor_override": lambda _: (None,),
     "momentum": lambda space: (*space.defaults("momentum"), None),
     "eps": lambda space: space.defaults("eps"),
     "num_groups": Space._groups,
-    "weight_offset": lambda space: (0, 1),
+    "weight_offset": lambda _: (0, 1),
 }
 
 

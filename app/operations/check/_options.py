@@ -196,7 +196,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "num_groups",
         "more channels",
-        {1: "You normalize all channels of a sample as one group", "other": "You use {value} groups"},
+        {
+            1: "You normalize all channels of a sample as one group",
+            "other": "You use {value} groups",
+        },
     ),
     Option(
         "axis",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from app.compute import Answer, Engine
+from app.compute import Answer, Engine, Estimate
 from app.compute.answer_shapes import answer_shapes
 from app.compute.matching import Sent, matches, sent
 from app.compute.shapes import output_shapes
@@ -78,7 +78,7 @@ class Search:
         self._limit_bytes = limit_bytes
         self._tried = 0
         self._complete = True
-        self._seen = {self._key(None, plan)}
+        self._seen = {self._key(None, plan): False}
 
     def run(self) -> Steps[Found]:
         """Search level by level; the first that explains everything is the last."""
@@ -112,9 +112,21 @@ class Search:
             return False
         key = self._key(fault, plan)
         if key in self._seen:
-            return False
-        self._seen.add(key)
+            return self._seen[key]
         self._tried += 1
+        self._seen[key] = False
+        self._seen[key] = yield from self._gives(spec, call, plan, estimate, hypothesis)
+        return self._seen[key]
+
+    def _gives(
+        self,
+        spec: LayerSpec,
+        call: ComputeCall,
+        plan: Plan,
+        estimate: Estimate,
+        hypothesis: Hypothesis,
+    ) -> Steps[bool]:
+        """Whether a run gives what the client sent: its shapes, a sample, then everything."""
         if not self._has_shapes(spec, call, plan):
             return False
         if estimate.bytes > self._limit_bytes:
@@ -142,7 +154,7 @@ class Search:
         except InvalidRequest:
             return False
         except (RuntimeError, ValueError, IndexError) as error:
-            if isinstance(error, LaminaError) or fault is None:
+            if isinstance(error, LaminaError) or hypothesis.fault is None:
                 raise
             return False  # an emulation that this request is too odd for
 
@@ -160,7 +172,7 @@ class Search:
     def _changed(call: ComputeCall, hypothesis: Hypothesis) -> ComputeCall:
         changes: dict[str, Any] = dict(hypothesis.applied)
         if hypothesis.fault is not None and hypothesis.fault.in_dtype:
-            changes["compute_dtype"] = None
+            changes["compute_dtype"] = call.dtype
         return call.model_copy(update=changes) if changes else call
 
     def _key(self, fault: Fault | None, plan: Plan) -> tuple[object, ...]:
