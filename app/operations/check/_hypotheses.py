@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from app.faults import FAULTS, Fault
 from app.layers import LayerSpec, Plan
-from app.operations.check._options import AFFECTS, OPTIONS, Option
+from app.operations.check._options import AFFECTS, OPTIONS, Option, spelled
 from app.schemas.calls import ComputeCall
 from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
@@ -24,6 +24,12 @@ class Hypothesis:
     options: Mapping[str, Any]
     applied: Mapping[str, Any]
     fault: Fault | None = None
+
+    @property
+    def title(self) -> str:
+        """The hypothesis in a few words."""
+        options = [f"{name}: {spelled(value)}" for name, value in self.options.items()]
+        return ", ".join(([] if self.fault is None else [self.fault.name]) + options)
 
     def with_fault(self, fault: Fault) -> "Hypothesis":
         """The same, with a fault as well."""

@@ -63,7 +63,7 @@ def _lowered(text: str) -> str:
 def _apart(hypothesis: Hypothesis, others: Sequence[Hypothesis]) -> str:
     if not others:
         return ""
-    named = [f"`{title(other)}`" for other in others[:MOST_OTHERS]]
+    named = [f"`{other.title}`" for other in others[:MOST_OTHERS]]
     if len(others) > MOST_OTHERS:
         named.append(f"{len(others) - MOST_OTHERS} more")
     verb = "gives" if len(others) == 1 else "give"
@@ -81,13 +81,6 @@ def _input(hypothesis: Hypothesis, other: Hypothesis) -> str:
         if name in BY_NAME:
             return BY_NAME[name].apart
     return "an input of another size and other values"
-
-
-def title(hypothesis: Hypothesis) -> str:
-    """A hypothesis in a few words."""
-    options = [f"{name}: {spelled(value)}" for name, value in hypothesis.options.items()]
-    fault = [] if hypothesis.fault is None else [hypothesis.fault.name]
-    return ", ".join((*fault, *options))
 
 
 def more(hypothesis: Hypothesis) -> str:

@@ -79,26 +79,29 @@ class Search:
         self._tried = 0
         self._complete = True
         self._seen = {self._key(None, plan): False}
+        self._plans: dict[str, Plan | None] = {"[]": plan}
 
     def run(self) -> Steps[Found]:
         """Search level by level; the first that explains everything is the last."""
         names = set(self._wanted.tensors)
         space = Space(self._spec, self._call, self._plan, names)
-        matching: list[Hypothesis] = []
+        matching: dict[str, Hypothesis] = {}
         try:
             for level in range(1, LEVELS + 1):
                 for hypothesis in space.level(level):
                     if (yield from self._explains(hypothesis)):
-                        matching.append(hypothesis)
+                        matching.setdefault(hypothesis.title, hypothesis)
                 if matching:
                     break
         except _Spent:
             self._complete = False
-        return Found(tuple(matching), self._tried, self._complete)
+        return Found(tuple(matching.values()), self._tried, self._complete)
 
     def _explains(self, hypothesis: Hypothesis) -> Steps[bool]:
         """Whether everything that the client sent matches what the hypothesis gives."""
         fault = hypothesis.fault
+        if fault is not None and not self._shows(fault, hypothesis):
+            return False
         spec = self._spec if fault is None else _faulty(fault, self._spec)
         call = self._changed(self._call, hypothesis)
         try:
@@ -108,8 +111,6 @@ class Search:
             return False
         except InvalidRequest:
             return False  # no client got numbers that way
-        if fault is not None and not fault.applies(plan):
-            return False
         key = self._key(fault, plan)
         if key in self._seen:
             return self._seen[key]
@@ -158,6 +159,18 @@ class Search:
                 raise
             return False  # an emulation that this request is too odd for
 
+    def _shows(self, fault: Fault, hypothesis: Hypothesis) -> bool:
+        """Whether the fault can make a difference to the request with the hypothesis's options."""
+        options = repr(sorted(hypothesis.applied.items()))
+        if options not in self._plans:
+            try:
+                call = self._call.model_copy(update=dict(hypothesis.applied))
+                self._plans[options] = self._engine.plan(self._spec, call, keep=False)[0]
+            except InvalidRequest:
+                self._plans[options] = None
+        plan = self._plans[options]
+        return plan is None or fault.applies(plan)
+
     def _ran(self, spec: LayerSpec, call: ComputeCall) -> Answer:
         plan, estimate = self._engine.plan(spec, call, keep=False)
         self._spend(estimate.ms)
@@ -186,7 +199,7 @@ class Search:
             if by_result and parts.isdisjoint(affected):
                 idle.add(option)
         used = ((k, v) for k, v in vars(plan.options).items() if k not in idle)
-        return (None if fault is None else fault.name, *sorted(used, key=lambda item: item[0]))
+        return (fault, *sorted(used, key=lambda item: item[0]))
 
     def _has_shapes(self, spec: LayerSpec, call: ComputeCall, plan: Plan) -> bool:
         shapes = answer_shapes(spec, call, plan)
