@@ -130,7 +130,8 @@ class LayerSpec:
     sums nothing.
     An `any_order` layer gets floats in the memory order in which they were sent, because torch's
     kernels for that order are equally correct, and faster; others get contiguous tensors.
-    `independent` names the axes that can be cut without changing what is left: `batch`, `channels`.
+    `independent` names the axes that can be cut without changing what is left: `batch`, `channels`,
+    or `rows`, the first of the axes that are not normalized.
     A `matrix_product` layer gets its tensors aligned like memory that torch allocates.
     `own_cases` are requests that set each of the layer's own options; the first has channels first
     and a batch axis. `cases` adds those that every layer has.

@@ -188,6 +188,7 @@ SPECS = (
         presets=presets(keras={"eps": 1e-3}, flax={"eps": 1e-6}),
         accuracy=SAMPLE_NORM,
         terms=terms,
+        independent=frozenset({"rows"}),
         formula="y = weight * (x - mean) / sqrt(var + eps) + bias, with mean and biased variance "
         "over the last axes",
         differences=("torch takes the lengths of the axes; the others take the axes.",),
@@ -211,6 +212,7 @@ SPECS = (
         ),
         accuracy=RMS_NORM,
         terms=terms,
+        independent=frozenset({"rows"}),
         formula="y = weight * x / sqrt(mean(x^2) + eps), with the mean over the last axes",
         differences=(
             "The default eps is the dtype's machine epsilon in torch, a fixed number elsewhere.",

@@ -39,9 +39,9 @@ REFERENCE_RUNS = 4
 """The reference itself, the sizes of its sums, and the windows of what does not match."""
 COMPARED_BYTES = 64
 """Memory for comparing one element: it and the reference's in float64, and what is between."""
-SEARCH_FACTOR = 8
+SEARCH_FACTOR = 16
 """How much more memory than the reference a hypothesis may take: some make more output."""
-LEAST_BYTES = 16 << 20
+LEAST_BYTES = 32 << 20
 """What a hypothesis may take at least."""
 NO_GRADIENT = "`grad_output` has the shape of your output, so the reference has no gradients."
 

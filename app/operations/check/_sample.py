@@ -17,7 +17,7 @@ SAMPLE_ELEMENTS = 2048
 """Enough elements of the input to tell hypotheses apart; larger inputs are cut."""
 READS_OTHERWISE = frozenset({"layout", "axis", "weight_layout"})
 """Options that change which axes mean what, so that a cut would be another one."""
-WHOLE_FAULTS = frozenset({"loss-mean", "statistics-of-all-channels"})
+WHOLE_FAULTS = frozenset({"loss-mean", "loss-mean-over-batch", "statistics-of-all-channels"})
 """Faults whose result depends on everything that was sent."""
 Slices = tuple[slice, ...]
 
@@ -56,6 +56,8 @@ def sample_of(
     total = math.prod(plan.inputs.get("input", ()))
     if total <= 2 * SAMPLE_ELEMENTS or not spec.independent:
         return None
+    if "rows" in spec.independent:
+        return _rows(spec, call, plan, ranks, mismatch)
     place = _place(spec, plan, call, mismatch) if "indices" not in ranks else (0, 0)
     batch, channels = _lengths(spec, plan, call, total, has_indices="indices" in ranks)
     cut = _Cut(
@@ -70,6 +72,29 @@ def sample_of(
     found = {name: cut.of(_port(spec, name), rank) for name, rank in ranks.items()}
     cuts = {name: slices for name, slices in found.items() if slices is not None}
     return Sample(_cut_call(spec, call, cut), cuts) if cuts else None
+
+
+def _rows(
+    spec: LayerSpec,
+    call: ComputeCall,
+    plan: Plan,
+    ranks: Mapping[str, int],
+    mismatch: tuple[str, Shape] | None,
+) -> Sample | None:
+    """Cut the first axis of a layer that treats each of its rows alone."""
+    shape = plan.inputs["input"]
+    if len(plan.options.normalized_shape) == len(shape) or shape[0] < 2:
+        return None
+    by_row = {"gradients.input", *(port.name for port in spec.outputs)}
+    start = mismatch[1][0] if mismatch is not None and mismatch[0] in by_row else 0
+    cut = (_span(shape[0], max(1, shape[0] * SAMPLE_ELEMENTS // math.prod(shape)), start),)
+    changed = {
+        name: cut_payload(payload, cut)
+        for name in ("input", spec.gradient)
+        if isinstance(payload := getattr(call, name), TensorPayload)
+    }
+    cuts = {name: cut for name in ranks if name in by_row}
+    return Sample(call.model_copy(update=changed), cuts) if cuts else None
 
 
 def _lengths(

@@ -103,6 +103,8 @@ class Search:
         if fault is not None and not self._shows(fault, hypothesis):
             return False
         spec = self._spec if fault is None else _faulty(fault, self._spec)
+        if fault is not None and spec is self._spec:
+            return False
         call = self._changed(self._call, hypothesis)
         try:
             plan, estimate = self._engine.plan(spec, call, keep=False)
@@ -130,9 +132,6 @@ class Search:
         """Whether a run gives what the client sent: its shapes, a sample, then everything."""
         if not self._has_shapes(spec, call, plan):
             return False
-        if estimate.bytes > self._limit_bytes:
-            self._complete = False
-            return False
         sample = self._sample
         try:
             if sample is not None and sample.fits(hypothesis):
@@ -141,6 +140,9 @@ class Search:
                 yield
                 if not self._agrees(answer, sample):
                     return False
+            if estimate.bytes > self._limit_bytes:
+                self._complete = False
+                return False
             self._spend(estimate.ms)
             answer = self._engine.run(spec, call, plan)
             yield
@@ -192,6 +194,8 @@ class Search:
         """Equal for hypotheses that cannot differ in what the client sent."""
         parts = {name.partition(".")[0] for name in self._wanted.tensors}
         idle = {"convention", "return_indices"}
+        if not any(port.mapped for port in self._spec.inputs):
+            idle.add("layout")
         for option, affected in AFFECTS.items():
             by_result = option not in ("index_base", "storage_order") or hasattr(
                 plan.options, "return_indices"
