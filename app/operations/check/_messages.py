@@ -39,7 +39,7 @@ def _option(spec: LayerSpec, dtype: str, used: Any, name: str, value: Any) -> st
     clause = BY_NAME[name].clause(value)
     who = [NAMES[c] for c in CONVENTIONS if default_of(spec, c, name, dtype) == value]
     if 0 < len(who) < len(CONVENTIONS):
-        clause += f", as {_listed(who)} {'does' if len(who) == 1 else 'do'} by default"
+        clause += f", as in {_listed(who)} by default"
     current = getattr(used, name)
     if name == "axis":
         current = len(used.normalized_shape)
