@@ -53,9 +53,9 @@ class ElementCard(_Part):
     """One element that does not match."""
 
     index: tuple[int, ...]
-    expected: float | str
+    expected: int | float | str
     """The client's value."""
-    actual: float | str
+    actual: int | float | str
     """The reference's value."""
     window: dict[str, Any] | None = None
     """The pooling window behind it, as in an explanation."""

@@ -92,6 +92,8 @@ class CheckReader:
         if not DTYPES[call.dtype].is_float:
             known = {n: shape for n, shape in known.items() if not n.startswith("gradients.")}
         check_names((*expected.tensors, *expected.shapes), (*known, *shapes))
+        if _has_gradients(expected):
+            self._check_gradient(call)
         limits = self._engine.limits.results
         compared_bytes = COMPARED_BYTES * sum(
             math.prod(payload.shape) for payload in expected.tensors.values()
@@ -127,16 +129,19 @@ class CheckReader:
             changes["compute_dtype"] = "float64"
         if "return_indices" in self._spec.options.model_fields:
             changes["return_indices"] = "indices" in parts
-        gradient = self._spec.gradient
-        if "gradients" not in parts:
-            changes[gradient] = None
-        elif getattr(call, gradient) is None and DTYPES[call.dtype].is_float:
+        if not _has_gradients(expected):
+            changes[self._spec.gradient] = None
+        return call.model_copy(update=changes)
+
+    def _check_gradient(self, call: ComputeCall) -> None:
+        """Refuse gradients of a request that has none."""
+        name = self._spec.gradient
+        if getattr(call, name) is None:
             detail = (
-                f"{gradient}: missing; gradients were sent in `expected`. Send the gradient of the "
+                f"{name}: missing; gradients were sent in `expected`. Send the gradient of the "
                 'loss in the output, or "ones"'
             )
-            raise InvalidRequest.at(f"request/{gradient}", "missing", detail)
-        return call.model_copy(update=changes)
+            raise InvalidRequest.at(f"request/{name}", "missing", detail)
 
     def _planned(self, call: ComputeCall, expected: Expected) -> tuple[ComputeCall, Plan, Estimate]:
         """The call that the reference runs: without a gradient that only fits what was sent."""
@@ -257,6 +262,10 @@ class CheckReader:
             ).model_dump(exclude={"fault"} if one.fault is None else None)
             for one in found.matches
         ]
+
+
+def _has_gradients(expected: Expected) -> bool:
+    return any(name.startswith("gradients.") for name in expected.tensors)
 
 
 @contextmanager

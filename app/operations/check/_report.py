@@ -136,8 +136,8 @@ def _element(ours: Sent, reference: Sent, place: Shape) -> ElementCard:
     )
 
 
-def _number(tensor: Sent, place: Shape) -> float | str:
-    value = tensor.numbers[place].item()
+def _number(tensor: Sent, place: Shape) -> int | float | str:
+    value: int | float = tensor.numbers[place].item()
     return shortest(value, tensor.payload.dtype) if tensor.is_float else value
 
 
