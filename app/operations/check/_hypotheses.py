@@ -15,27 +15,6 @@ from app.schemas.tensors import DTYPES
 LEVELS = 5
 HALF = "half-accumulation"
 """The fault that only half types can show."""
-FAULTS_AFFECT: Mapping[str, frozenset[str]] = {
-    "gradients": frozenset(
-        {
-            "tie-last",
-            "tie-column-major",
-            "overlap-overwritten",
-            "gradient-undivided",
-            "gradient-over-kernel",
-            "gradient-at-zero",
-            "inverse-std-as-variance",
-            "statistics-held-constant",
-            "mean-term-missing",
-            "variance-term-missing",
-            "loss-mean",
-            "loss-mean-over-batch",
-        }
-    ),
-    "running_stats": frozenset({"running-std", "running-not-updated", "running-updated-twice"}),
-    "indices": frozenset({"index-from-one", "index-padded", "index-in-window"}),
-}
-"""The faults that only change some results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +75,13 @@ class Space:
                     yield one.with_fault(fault)
 
     def faults(self) -> list[Fault]:
-        """The faults of the layer's family that its dtype can show."""
+        """The faults of the layer's family that its dtype and what was sent can show."""
         dtype = DTYPES[self.call.dtype]
-        parts = {name.partition(".")[0] for name in self.names}
-        idle = {
-            name for part, names in FAULTS_AFFECT.items() if part not in parts for name in names
-        }
         return [
             fault
             for fault in FAULTS
             if self.spec.family in fault.families
-            and fault.name not in idle
+            and any(map(fault.can_change, self.names))
             and (dtype.is_half or fault.name != HALF)
             and (dtype.is_float or not fault.in_dtype)
         ]
