@@ -7,8 +7,11 @@ from pydantic import create_model
 
 from app.layers import LayerSpec, compute_model
 from app.operations._spec import LayerOperation
+from app.operations.check._options import OPTIONS, spelled
 from app.operations.check._reader import CheckReader
 from app.schemas.check import CheckAnswer, CheckCall, Results
+
+__all__ = ["OPERATION", "OPTIONS", "check_model", "spelled"]
 
 
 @functools.cache
