@@ -1,4 +1,5 @@
-"""Generated files: the OpenAPI document, the README's table of layers, the docs' catalogue.
+"""Generated files: the OpenAPI document, the README's table of layers, the docs' catalogue,
+and the reference of checks.
 
 `python -m tools.openapi` writes them; with `--check` it fails where one is stale.
 """
@@ -16,6 +17,7 @@ import httpx
 from app.layers import LAYERS
 from app.main import create_app
 from app.settings import Settings
+from tools.check_docs import with_reference
 from tools.layer_docs import catalogue
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +59,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         root / "openapi/openapi.json": openapi_text(),
         root / "README.md": TABLE.sub(lambda m: m[1] + layer_table() + m[2], readme),
         root / "docs/layers.md": catalogue(),
+        root / "docs/check.md": with_reference((root / "docs/check.md").read_text()),
     }
 
 

@@ -8,10 +8,11 @@ Nothing here depends on torch.
 from types import ModuleType
 
 from app.codecs import json, safetensors
+from app.codecs._arrays import scalar
 from app.codecs._paths import nested
 
 JSON = "application/json"
 SAFETENSORS = "application/vnd.safetensors"
 CODECS: dict[str, ModuleType] = {JSON: json, SAFETENSORS: safetensors}
 
-__all__ = ["CODECS", "JSON", "SAFETENSORS", "nested"]
+__all__ = ["CODECS", "JSON", "SAFETENSORS", "nested", "scalar"]

@@ -44,6 +44,23 @@ def from_numbers(numbers: Array, dtype: DType) -> tuple[Array, int | None]:
     return elements, None if all_true(fits) else int(fits.argmin())
 
 
+def scalar(value: object, dtype: str) -> TensorPayload | None:
+    """A number, or the name of one that is not finite, as a tensor without axes; None: it is not
+    one of the dtype.
+    """
+    row = DTYPES[dtype]
+    if row.is_float and isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float if row.is_float else int):
+        return None
+    try:
+        numbers = np.array([value], "<f8" if row.is_float else "<i8")
+    except OverflowError:
+        return None
+    elements, misfit = from_numbers(numbers, row)
+    return as_payload(elements, dtype, ()) if misfit is None else None
+
+
 def all_true(flags: Array) -> bool:
     """Same as `flags.all()`, but five times as fast on small arrays."""
     return int(np.count_nonzero(flags)) == flags.size

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import InvalidRequest
-from app.schemas.tensors import DTYPES, Field, GroupField, TensorField, TensorPayload
+from app.schemas.tensors import (
+    DTYPES,
+    Field,
+    GroupField,
+    TensorField,
+    TensorPayload,
+    dtype_holder,
+)
 
 
 def add_tensors(
@@ -17,20 +24,38 @@ def add_tensors(
     members of objects (`expected.output`, `layers.2.weight`) at the path of their name.
 
     `dtype`, if not set, is taken from the layer's first tensor without a dtype of its own; the
-    order in a file means nothing, as writers sort by dtype. Names unknown to the layer are added
-    unchanged.
+    order in a file means nothing, as writers sort by dtype. An object that sets the document's
+    dtype is asked for it instead. Names unknown to the layer are added unchanged.
 
     Raises:
         InvalidRequest: a tensor with another dtype, a duplicate, gaps in a list, a single tensor
             in place of a list, or an object that is missing.
 
     """
+    holder = dtype_holder(tensors)
+    if holder is None:
+        dtype = _settled(fields, payloads, tensors)
+    else:
+        inner: Any = fields.setdefault(holder, {})
+        group: Any = tensors[holder]
+        prefix = f"{holder}."
+        own = {n.removeprefix(prefix): p for n, p in payloads.items() if n.startswith(prefix)}
+        dtype = _settled(inner, own, group.fields) if isinstance(inner, dict) else None
+    _Adder(dtype, max_list).add(fields, payloads, tensors, "")
+
+
+def _settled(
+    fields: dict[str, object],
+    payloads: Mapping[str, TensorPayload],
+    tensors: Mapping[str, Field],
+) -> object:
+    """The request's dtype, set from its first tensor if it is missing."""
     sharing = [
         name for name in payloads if (field := _field(name, tensors)) and field.dtype is None
     ]
     if sharing and "dtype" not in fields:
         fields["dtype"] = payloads[_first(sharing, list(tensors))].dtype
-    _Adder(fields.get("dtype"), max_list).add(fields, payloads, tensors, "")
+    return fields.get("dtype")
 
 
 class _Adder:

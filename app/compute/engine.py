@@ -47,15 +47,19 @@ class Engine:
         x = torch.ones(1, device=self.device, requires_grad=True)
         torch.autograd.grad(x * 2, x, torch.ones_like(x))
 
-    def plan(self, spec: LayerSpec, call: ComputeCall) -> tuple[Plan, Estimate]:
+    def plan(
+        self, spec: LayerSpec, call: ComputeCall, *, keep: bool = True
+    ) -> tuple[Plan, Estimate]:
         """Check a request and work out its output shapes and cost, without touching a tensor.
 
-        Requests that differ only in their tensors' values share a plan.
+        Requests that differ only in their tensors' values share a plan, if it is to `keep`.
 
         Raises:
             InvalidRequest: shapes or options that do not fit, or that exceed a limit.
 
         """
+        if not keep:
+            return self._checked_plan(spec, call)
         fields = call.__dict__.values()
         key = (spec, frozenset(call.model_fields_set), *map(_without_numbers, fields))
         known = self._plans.get(key)

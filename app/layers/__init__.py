@@ -17,8 +17,10 @@ from app.layers import (
     relu,
     sync_batch_norm,
 )
+from app.layers._indices import planes
 from app.layers._requests import compute_model, options_of, shape_model, tensor_fields
 from app.layers._spec import LayerSpec, Plan, Port, Tensors
+from app.layers._terms import Sums, Terms
 
 FAMILIES = (
     max_pool,
@@ -59,10 +61,13 @@ __all__ = [
     "LayerSpec",
     "Plan",
     "Port",
+    "Sums",
     "Tensors",
+    "Terms",
     "build_registry",
     "compute_model",
     "options_of",
+    "planes",
     "shape_model",
     "tensor_fields",
 ]

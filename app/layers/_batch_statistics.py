@@ -12,6 +12,7 @@ from app.errors import InvalidRequest
 from app.layers._cases import Body
 from app.layers._precision import LONGEST_SUM, WIDENED_COPIES, is_well_scaled, mean_of
 from app.layers._spec import Plan, Port, Tensors, presets
+from app.layers._terms import Sums, Terms, by_channel, normalized
 from app.schemas.answers import Advice
 from app.schemas.options import Epsilon, Flag, LayerOptions
 from app.schemas.tensors import Shape, Shapes
@@ -307,6 +308,32 @@ def updated(
         "running_stats.mean": mean,
         "running_stats.var": var,
         "running_stats.num_batches_tracked": torch.full((), tracked),
+    }
+
+
+def batch_terms(sums: Sums, x: torch.Tensor, gradient: torch.Tensor | None) -> dict[str, Terms]:
+    """The terms of the results of a batch norm of `(N, C, *spatial)`."""
+    turned = x.transpose(0, 1).shape
+    grouping = by_channel(
+        x,
+        lambda tensor: tensor.transpose(0, 1).flatten(1),
+        lambda rows: rows.view(turned).transpose(0, 1),
+    )
+    options = sums.plan.options
+    if not options.training:
+        inv_std = (sums.inputs["running_var"] + options.eps).rsqrt()
+        known = sums.inputs["running_mean"].unsqueeze(1), inv_std.unsqueeze(1)
+        return normalized(sums, x, grouping, gradient, known).results
+    found = normalized(sums, x, grouping, gradient)
+    mean, var = found.mean.of_row(), found.var.of_row()
+    old = sums.inputs["running_mean"].abs()
+    return {
+        **found.results,
+        "batch_stats.mean": mean,
+        "batch_stats.var": var,
+        "batch_stats.var_unbiased": var,
+        "running_stats.mean": Terms(mean.length, mean.size + old),
+        "running_stats.var": var,
     }
 
 

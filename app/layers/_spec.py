@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from app.errors import InvalidRequest
 from app.layers._accuracy import Accuracy
 from app.layers._cases import Case, common_cases
+from app.layers._terms import Sums, Terms, selected
 from app.schemas.answers import Advice, AxisCard, WindowCard
 from app.schemas.options import CONVENTIONS, Convention, LayerOptions
 from app.schemas.tensors import FLOATS, Shape, Shapes
@@ -18,6 +19,7 @@ from app.schemas.tensors import FLOATS, Shape, Shapes
 Tensors = Mapping[str, torch.Tensor]
 Presets = Mapping[Convention, Mapping[str, Any]]
 ANY_RANK = tuple(range(9))
+BATCH_AND_CHANNELS = frozenset({"batch", "channels"})
 MAX_WINDOWS = 4096
 """Maximum number of windows that an explanation describes."""
 
@@ -125,8 +127,12 @@ class LayerSpec:
     `parameters(input_shape, call)` returns the shapes of the other inputs for a shape request with
     explicit options, which can specify them with the fields of `shape_fields`.
     `accuracy` says how far each result may be from the exact one.
+    `terms(sums)` tells the length and size of the longest sum in each result; one that is left out
+    sums nothing.
     An `any_order` layer gets floats in the memory order in which they were sent, because torch's
     kernels for that order are equally correct, and faster; others get contiguous tensors.
+    `independent` names the axes that can be cut without changing what is left: `batch`, `channels`,
+    or `rows`, the first of the axes that are not normalized.
     A `matrix_product` layer gets its tensors aligned like memory that torch allocates.
     `own_cases` are requests that set each of the layer's own options; the first has channels first
     and a batch axis. `cases` adds those that every layer has.
@@ -147,7 +153,9 @@ class LayerSpec:
     dtypes: tuple[str, ...] = FLOATS
     matrix_product: bool = False
     any_order: bool = False
+    independent: frozenset[str] = frozenset()
     accuracy: Accuracy
+    terms: Callable[[Sums], Mapping[str, Terms]] = selected
     formula: str = ""
     differences: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)

@@ -12,7 +12,17 @@ from app.layers._accuracy import AVERAGE, MAXIMUM
 from app.layers._cases import Case, image, numbers, with_options
 from app.layers._pooling import average_notes, max_notes
 from app.layers._precision import WIDE, widened, widened_workspace
-from app.layers._spec import SPATIAL, LayerSpec, Notes, Plan, Tensors, check_not_empty, feature_map
+from app.layers._spec import (
+    BATCH_AND_CHANNELS,
+    SPATIAL,
+    LayerSpec,
+    Notes,
+    Plan,
+    Tensors,
+    check_not_empty,
+    feature_map,
+)
+from app.layers._terms import linear_in_window, selected_maximum
 from app.layers._windows import per_axis
 from app.schemas.answers import AxisCard
 from app.schemas.options import Flag, LayerOptions, OutputSize
@@ -187,6 +197,8 @@ SPECS = tuple(
         run=run,
         explain=explain,
         accuracy=MAXIMUM if kind == "max" else AVERAGE,
+        terms=selected_maximum if kind == "max" else linear_in_window,
+        independent=BATCH_AND_CHANNELS,
         formula="window i of an axis of n elements and o outputs is [floor(i * n / o), "
         "ceil((i + 1) * n / o)); windows may overlap",
         differences=(

@@ -10,6 +10,7 @@ from app.layers._averages import Averages
 from app.layers._cases import SIDES, Case, image, numbers, with_options
 from app.layers._pooling import average_notes
 from app.layers._spec import (
+    BATCH_AND_CHANNELS,
     SPATIAL,
     LayerSpec,
     Notes,
@@ -19,6 +20,7 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
+from app.layers._terms import linear_in_window
 from app.layers._windows import (
     EMPTY_WINDOWS,
     SlidingAxis,
@@ -134,6 +136,8 @@ SPECS = tuple(
         run=run,
         explain=explain,
         accuracy=AVERAGE,
+        terms=linear_in_window,
+        independent=BATCH_AND_CHANNELS,
         formula="y[o] = sum over taps i of x[o * stride - padding + i * dilation], over a divisor: "
         "the taps that count",
         differences=(

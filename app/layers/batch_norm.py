@@ -12,6 +12,7 @@ from app.layers._batch_statistics import (
     STATISTICS_PORTS,
     BatchNormOptions,
     advice_on,
+    batch_terms,
     check_parameters,
     check_running,
     norm_plan,
@@ -23,6 +24,7 @@ from app.layers._batch_statistics import (
 )
 from app.layers._cases import Case, image, numbers, with_options
 from app.layers._spec import SPATIAL, SPATIAL_NAMES, LayerSpec, Notes, Plan, Port, Tensors
+from app.layers._terms import Sums, Terms
 from app.schemas.tensors import Shapes
 
 
@@ -47,6 +49,11 @@ def run(tensors: Tensors, plan: Plan) -> Tensors:
         **updated(tensors, options, batch, x.numel() // x.shape[1]),
         **{f"batch_stats.{name}": value for name, value in batch.items()},
     }
+
+
+def terms(sums: Sums) -> dict[str, Terms]:
+    """The sums over each channel, and those of the updates."""
+    return batch_terms(sums, sums.inputs["input"], sums.gradient)
 
 
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
@@ -87,6 +94,8 @@ SPECS = tuple(
         presets=PRESETS,
         parameters=parameter_shapes,
         accuracy=BATCH_NORM,
+        terms=terms,
+        independent=frozenset({"channels"}),
         formula=FORMULA,
         differences=DIFFERENCES,
         example=_example(dims),

@@ -24,6 +24,7 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
+from app.layers._terms import convolved
 from app.layers._windows import SlidingAxis, explicit, per_axis, window_axes
 from app.schemas.options import Extent, LayerOptions, Padding, Size
 from app.schemas.tensors import Shape, Shapes
@@ -331,6 +332,8 @@ SPECS = tuple(
             flax={"weight_layout": "hwio", "padding": "same_upper"},
         ),
         accuracy=CONVOLUTION,
+        terms=convolved,
+        independent=frozenset({"batch"}),
         formula="y[n, o] = bias[o] + sum over channels c and taps i of "
         "weight[o, c, i] * x[n, c, o * stride - padding + i * dilation]",
         differences=(

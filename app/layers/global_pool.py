@@ -11,7 +11,17 @@ from app.layers._accuracy import AVERAGE, MAXIMUM
 from app.layers._cases import Case, image, numbers, with_options
 from app.layers._pooling import average_notes, max_notes
 from app.layers._precision import WIDE
-from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors, check_not_empty, presets
+from app.layers._spec import (
+    BATCH_AND_CHANNELS,
+    LayerSpec,
+    Notes,
+    Plan,
+    Port,
+    Tensors,
+    check_not_empty,
+    presets,
+)
+from app.layers._terms import linear_in_window, selected_maximum
 from app.layers._windows import SlidingAxis
 from app.schemas.options import Flag, LayerOptions
 from app.schemas.tensors import Shapes
@@ -90,6 +100,8 @@ SPECS = tuple(
         run=run,
         explain=explain,
         accuracy=MAXIMUM if kind == "max" else AVERAGE,
+        terms=selected_maximum if kind == "max" else linear_in_window,
+        independent=BATCH_AND_CHANNELS,
         formula=formula,
         differences=(
             "Keras and Flax drop the spatial axes; torch and ONNX keep them, with length 1.",

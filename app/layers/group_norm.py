@@ -21,6 +21,7 @@ from app.layers._spec import (
     check_not_empty,
     presets,
 )
+from app.layers._terms import Sums, Terms, by_channel, normalized
 from app.schemas.tensors import Shape, Shapes
 
 
@@ -109,6 +110,17 @@ def _groups(x: torch.Tensor, plan: Plan) -> torch.Tensor:
     return x.reshape(samples, groups, math.prod(x.shape[1:]) // groups)
 
 
+def terms(sums: Sums) -> dict[str, Terms]:
+    """The sums of each group, and those of the parameters' gradients."""
+    x, groups = sums.inputs["input"], sums.outputs["statistics.mean"].shape
+    count = math.prod(x.shape[1:]) // groups[1]
+    grouping = by_channel(
+        x, lambda tensor: tensor.reshape(*groups, count), lambda rows: rows.reshape(x.shape)
+    )
+    found = normalized(sums, x, grouping, sums.gradient)
+    return {**found.results, "statistics.mean": found.mean.of_row()}
+
+
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     """Advice on constant groups."""
     return notes(_groups(tensors["input"], plan))
@@ -136,6 +148,8 @@ def _spec(name: str, ranks: tuple[int, ...], **parts: Any) -> LayerSpec:
         ),
         run=run,
         accuracy=SAMPLE_NORM,
+        terms=terms,
+        independent=frozenset({"batch"}),
         explain=explain,
         parameters=parameter_shapes,
         **parts,

@@ -14,6 +14,7 @@ from app.layers._cases import Body, Case, numbers, with_options
 from app.layers._norm import ROW_COST, NormOptions, check_parameters, notes, prepared
 from app.layers._precision import WIDENED_COPIES
 from app.layers._spec import ANY_RANK, LayerSpec, Notes, Plan, Port, Tensors, presets
+from app.layers._terms import Grouping, Sums, Terms, normalized
 from app.schemas.options import Epsilon, LayerOptions, Trailing
 from app.schemas.tensors import Shape, Shapes
 
@@ -127,6 +128,25 @@ def run_rms(tensors: Tensors, plan: Plan) -> Tensors:
     return {"output": output, "statistics.inv_rms": 1 / rms.detach().squeeze(-1)}
 
 
+def terms(sums: Sums) -> dict[str, Terms]:
+    """The sums of each row, and those of the parameters' gradients over the rows."""
+    x, shape = sums.inputs["input"], sums.plan.options.normalized_shape
+    lead = tuple(range(x.dim() - len(shape)))
+    grouping = Grouping(
+        lambda tensor: tensor.flatten(-len(shape)),
+        lambda rows: rows.view(x.shape),
+        lambda vector: vector.expand_as(x),
+        lambda tensor: tensor.sum(lead) if lead else tensor,
+    )
+    gradient = sums.gradient
+    if isinstance(sums.plan.options, RmsNormOptions):
+        inv_rms = sums.outputs["statistics.inv_rms"].unsqueeze(-1)
+        found = normalized(sums, x, grouping, gradient, around_zero=inv_rms)
+        return found.results
+    found = normalized(sums, x, grouping, gradient)
+    return {**found.results, "statistics.mean": found.mean.of_row()}
+
+
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     """Advice on constant rows."""
     return notes(tensors["input"].flatten(-len(plan.options.normalized_shape)))
@@ -176,6 +196,8 @@ SPECS = (
         explain=explain,
         presets=presets(keras={"eps": 1e-3}, flax={"eps": 1e-6}),
         accuracy=SAMPLE_NORM,
+        terms=terms,
+        independent=frozenset({"rows"}),
         formula="y = weight * (x - mean) / sqrt(var + eps) + bias, with mean and biased variance "
         "over the last axes",
         differences=("torch takes the lengths of the axes; the others take the axes.",),
@@ -198,6 +220,8 @@ SPECS = (
             flax={"eps": 1e-6},
         ),
         accuracy=RMS_NORM,
+        terms=terms,
+        independent=frozenset({"rows"}),
         formula="y = (weight_offset + weight) * x / sqrt(mean(x^2) + eps), with the mean over the "
         "last axes",
         differences=(

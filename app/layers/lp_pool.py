@@ -12,6 +12,7 @@ from app.layers._cases import SIDES, Case, image, numbers, with_options
 from app.layers._pooling import reduction_advice, window_notes
 from app.layers._precision import WIDE
 from app.layers._spec import (
+    BATCH_AND_CHANNELS,
     SPATIAL,
     LayerSpec,
     Notes,
@@ -21,6 +22,7 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
+from app.layers._terms import powers_in_window
 from app.layers._windows import (
     SlidingAxis,
     WindowOptions,
@@ -154,6 +156,8 @@ SPECS = tuple(
         explain=explain,
         presets=PRESETS,
         accuracy=AVERAGE,
+        terms=powers_in_window,
+        independent=BATCH_AND_CHANNELS,
         formula="y[o] = (sum over taps i of x[o * stride - padding + i * dilation]^p)^(1/p)",
         differences=(
             "ONNX takes absolute values; torch does not: for p = 1, 3 and -4 give -1, and odd "

@@ -16,6 +16,7 @@ from app.layers._indices import numbered
 from app.layers._pooling import max_notes, pad_by_hand, padded_elements
 from app.layers._precision import LONGEST_SUM, WIDE, widened
 from app.layers._spec import (
+    BATCH_AND_CHANNELS,
     SPATIAL,
     LayerSpec,
     Notes,
@@ -25,6 +26,7 @@ from app.layers._spec import (
     feature_map,
     presets,
 )
+from app.layers._terms import selected_maximum
 from app.layers._windows import (
     EMPTY_WINDOWS,
     SlidingAxis,
@@ -328,6 +330,8 @@ SPECS = tuple(
         run=run,
         explain=explain,
         accuracy=MAXIMUM,
+        terms=selected_maximum,
+        independent=BATCH_AND_CHANNELS,
         formula="y[o] = max over taps i of x[o * stride - padding + i * dilation]; "
         "padding never wins",
         differences=(

@@ -17,6 +17,7 @@ from app.layers._batch_statistics import (
     STATISTICS_PORTS,
     BatchNormOptions,
     advice_on,
+    batch_terms,
     check_parameters,
     check_running,
     norm_plan,
@@ -28,6 +29,7 @@ from app.layers._batch_statistics import (
 )
 from app.layers._cases import Case, numbers, with_options
 from app.layers._spec import LayerSpec, Notes, Plan, Port, Tensors
+from app.layers._terms import Sums, Terms
 from app.schemas.tensors import Shape, Shapes
 
 IMAGE = ("(N, C) or (N, C, *spatial)", (2, 3, 4, 5))
@@ -107,6 +109,28 @@ def _outputs(joined: torch.Tensor, inputs: list[torch.Tensor]) -> dict[str, torc
     }
 
 
+def terms(sums: Sums) -> dict[str, Terms]:
+    """The sums over all replicas, which bound those of each."""
+    inputs = _inputs(sums.inputs)
+    given = None if sums.gradients is None else _joined(list(sums.gradients.values()))
+    found = batch_terms(sums, _joined(inputs), given)
+    named: dict[str, Terms] = {}
+    for name, (length, size) in found.items():
+        if name in ("output", "gradients.input"):
+            for path, part in _outputs(size, inputs).items():
+                wanted = path if name == "output" else path.replace("outputs", "gradients.inputs")
+                named[wanted] = Terms(length, part)
+        else:
+            named[name] = Terms(length, size)
+    if sums.plan.options.training:
+        for index in range(len(inputs)):
+            named[f"replicas.{index}.output"] = named[f"outputs.{index}"]
+            for statistic in ("mean", "var", "var_unbiased"):
+                name = f"batch_stats.{statistic}"
+                named[f"replicas.{index}.{name}"] = named[name]
+    return named
+
+
 def explain(tensors: Tensors, outputs: Tensors, plan: Plan) -> Notes:
     """Advice on the joined batch and the options."""
     return Notes(advice=advice_on(_joined(_inputs(tensors)), tensors, plan.options))
@@ -141,6 +165,7 @@ SPECS = (
         presets=PRESETS,
         parameters=parameter_shapes,
         accuracy=SYNC_BATCH_NORM,
+        terms=terms,
         formula=FORMULA + " The mean and variance are those of all replicas' values together.",
         differences=(
             *DIFFERENCES,

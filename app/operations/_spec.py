@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from app.compute import Answer, Engine, Estimate
 from app.errors import RequestError
 from app.layers import LayerSpec
+from app.scheduling import Steps
 from app.schemas.tensors import Field
 
 Fields = Mapping[str, object]
@@ -21,11 +22,12 @@ class Task:
 
     `dtype` is the dtype of the answer's numbers, and `encoding` is how they are serialized to
     JSON; `is_brief` says that the answer has nothing but those numbers. `outputs` names the
-    tensors that an answer can have, including gradients.
+    tensors that an answer can have, including gradients. Long work is a generator that yields
+    between its steps, where a request that nobody waits for is dropped.
     """
 
     estimate: Estimate
-    work: Callable[[], Answer]
+    work: Callable[[], Answer | Steps[Answer]]
     dtype: str = "float32"
     encoding: str = "nested"
     is_brief: bool = True

@@ -11,6 +11,7 @@ from app.layers import LAYERS
 from app.operations import layer, shape
 from app.operations._spec import Context, Fields, Reader, ServiceOperation, Task
 from app.operations._validation import nearest, validated
+from app.scheduling import finished
 from app.schemas.batch import BatchAnswer, BatchCall
 from app.schemas.tensors import DocumentsField, Field
 
@@ -95,7 +96,7 @@ class BatchReader:
         if isinstance(task, RequestError):
             return self._refusal(task)
         try:
-            text = json.printed(task.work(), encoding=task.encoding)
+            text = json.printed(finished(task.work()), encoding=task.encoding)
         except RequestError as error:
             return self._refusal(error)
         return {"status": 200, "body": text}

@@ -3,6 +3,7 @@
 from app.scheduling.claims import INLINE_MS, Admission, Claim
 from app.scheduling.deadline import Abandoned, Deadline, clock
 from app.scheduling.memory import memory_budget
+from app.scheduling.steps import Steps, finished
 from app.scheduling.threads import Threads
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "Admission",
     "Claim",
     "Deadline",
+    "Steps",
     "Threads",
     "clock",
+    "finished",
     "memory_budget",
 ]

@@ -11,6 +11,7 @@ from app.errors import BodyTooLarge, OutputTooLarge
 from app.scheduling.body_budget import Bodies
 from app.scheduling.budget import Budget, Turns
 from app.scheduling.deadline import Deadline, clock
+from app.scheduling.steps import Steps, finished
 from app.scheduling.threads import Threads
 
 INLINE_MS = 1.0
@@ -234,21 +235,22 @@ class Claim:
         await self.take_turn(small=False)
         return await self._on(self._admission.threads.codec, function)
 
-    async def compute(self, cost_ms: float, function: Callable[[], T]) -> T:
+    async def compute(self, cost_ms: float, function: Callable[[], T | Steps[T]]) -> T:
         """Run work estimated at `cost_ms`, on the event loop or on the thread of its lane.
 
         Raises:
-            Overloaded, DeadlineExceeded, Abandoned: not now. Work that has started is not
-                interrupted; its result is discarded.
+            Overloaded, DeadlineExceeded, Abandoned: not now. Work that has started is only
+                interrupted between its steps, if it has any; its result is discarded.
 
         """
         if cost_ms <= self._admission.inline_ms:
             self.deadline.check()
-            return function()
+            return finished(function(), self.deadline.check)
         small = cost_ms <= SMALL_MS
         await self.take_turn(small=small)
         threads = self._admission.threads
-        return await self._on(threads.small if small else threads.large, function)
+        thread = threads.small if small else threads.large
+        return await self._on(thread, lambda: finished(function(), self.deadline.check))
 
     def end_turn(self) -> None:
         """Release the turn: only sending the answer is left."""

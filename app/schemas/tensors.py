@@ -117,10 +117,19 @@ class TensorField(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupField:
-    """An object with tensors in it, or a list of at most `most` such objects."""
+    """An object with tensors in it, or a list of at most `most` such objects.
+
+    The `dtype` of an object that `sets_dtype` is that of all tensors of the document.
+    """
 
     fields: Mapping[str, "Field"]
     most: int | None = None
+    sets_dtype: bool = False
+
+
+def dtype_holder(fields: Mapping[str, "Field"]) -> str | None:
+    """The name of the object that sets the document's dtype, unless the document itself does."""
+    return next((n for n, f in fields.items() if isinstance(f, GroupField) and f.sets_dtype), None)
 
 
 @dataclass(frozen=True, slots=True)

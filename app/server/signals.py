@@ -20,6 +20,12 @@ def exit_on_signal() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
+def interrupt_on_signal() -> None:
+    """Undo `exit_on_signal`, for a command whose exit code has a meaning."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _exit(_signal: int, _frame: FrameType | None) -> None:
     os._exit(0)  # an exception might be swallowed by third-party code during an import
 

@@ -21,6 +21,7 @@ from app.compute import Engine
 from app.errors import LaminaError
 from app.layers import LAYERS, tensor_fields
 from app.operations import COMPUTE, Context
+from app.scheduling import finished
 from app.schemas.tensors import DTYPES, TensorField, TensorPayload
 from app.settings import Settings
 
@@ -120,7 +121,7 @@ def answer_request(data: bytes) -> None:
         check_outputs(spec, task.outputs(), task.dtype, inference)
     if task.estimate.ms > (MAX_RUN_MS if task.is_brief else MAX_EXPLAINED_MS):
         return
-    answer = task.work()
+    answer = finished(task.work())
     if inference:
         outputs = outputs_of(answer, inference)
         open_inference.encode(spec.name, inference, outputs)

@@ -18,6 +18,7 @@ from app.schemas.tensors import (
     GroupField,
     TensorField,
     TensorPayload,
+    dtype_holder,
     json_kind,
 )
 
@@ -62,7 +63,10 @@ class _Reader:
         self._rows = Rows()
 
     def document(self, document: Any, body: bytes | bytearray, tensors: Fields) -> dict[str, Any]:
-        dtype = str(plain(document.get("dtype", "float32"), "dtype"))
+        holder = dtype_holder(tensors)
+        source = document if holder is None else document.get(holder)
+        told = source.get("dtype", "float32") if isinstance(source, simdjson.Object) else "float32"
+        dtype = str(plain(told, "dtype"))
         self._dtype = DTYPES.get(dtype, DTYPES["float64"])
         fields = self._object(document, tensors, "")
         self._rows.check(body, document)

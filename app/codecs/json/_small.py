@@ -11,7 +11,15 @@ import orjson
 
 from app.codecs._arrays import as_payload, from_numbers
 from app.codecs.json._text import MAX_MEMBERS
-from app.schemas.tensors import DTYPES, DType, Field, GroupField, TensorField, TensorPayload
+from app.schemas.tensors import (
+    DTYPES,
+    DType,
+    Field,
+    GroupField,
+    TensorField,
+    TensorPayload,
+    dtype_holder,
+)
 
 MAX_OPTION_LENGTH = 16
 NUMBERS, INTEGERS = {int, float}, {int}
@@ -29,7 +37,9 @@ def decode_small(
         return None
     try:
         document = orjson.loads(body)
-        dtype = DTYPES[document.get("dtype", "float32")]
+        holder = dtype_holder(tensors)
+        source = document if holder is None else document[holder]
+        dtype = DTYPES[source.get("dtype", "float32")]
         reader = _Reader(dtype, max_rank, max_list)
         fields = reader.members_of(document, tensors)
     except (_Unusual, ValueError, TypeError, LookupError, AttributeError, OverflowError):

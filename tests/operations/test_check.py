@@ -1,0 +1,585 @@
+"""Checks: what matches, what is named, where errors point, and what a search may cost."""
+
+import json
+import math
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from app.api.problems import refusal
+from app.compute import Engine
+from app.layers import LAYERS
+from app.main import create_app
+from app.operations import LAYER_OPERATIONS, Context
+from app.scheduling import finished
+from app.settings import Settings
+from tests.conftest import LIMITS
+
+pytestmark = pytest.mark.anyio
+TABLE = np.arange(1.0, 26).reshape(1, 1, 5, 5)
+"""One image whose size a stride of 2 does not divide."""
+POOL = {"input": TABLE.tolist(), "kernel_size": 2}
+FLOOR = [[[[7, 9], [17, 19]]]]
+CEIL = [[[[7, 9, 10], [17, 19, 20], [22, 24, 25]]]]
+
+
+class Checking:
+    """Posts checks."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def post(self, layer: str, body: Any) -> httpx.Response:
+        return await self._http.post(f"/v1/layers/{layer}/check", json=body)
+
+    async def __call__(self, layer: str, request: Any, expected: Any, **more: Any) -> Any:
+        body = {"request": request, "expected": expected, **more}
+        response = await self.post(layer, body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def refused(self, layer: str, body: Any) -> tuple[str, str]:
+        """The pointer and the detail of a refusal."""
+        response = await self.post(layer, body)
+        assert response.status_code == 422, response.text
+        problem = response.json()
+        return problem["errors"][0]["pointer"], problem["detail"]
+
+
+@pytest.fixture
+async def check(client: httpx.AsyncClient) -> Checking:
+    return Checking(client)
+
+
+def named(answer: Any) -> list[Any]:
+    """The diagnosis in short."""
+    return [(one.get("fault"), one["options"]) for one in answer["diagnosis"]]
+
+
+# What matches.
+
+
+async def test_every_layers_own_answers_match(check: Checking, client: httpx.AsyncClient) -> None:
+    """In float32, every result of every case is within the tolerances of the reference."""
+    for spec in LAYERS.values():
+        for case in spec.cases:
+            if case.body.get("dtype", "float32") != "float32":
+                continue
+            computed = await client.post(f"/v1/layers/{spec.name}", json=dict(case.body))
+            whole = computed.json()
+            expected = {
+                name: value
+                for name, value in whole.items()
+                if name not in ("layer", "dtype", "device", "options", "explanation")
+            }
+            answer = await check(spec.name, case.body, expected)
+            wrong = [tensor for tensor in answer["tensors"] if not tensor["match"]]
+            assert answer["match"], (spec.name, case.name, wrong)
+            assert answer["diagnosis"] == []
+            assert answer["searched"] == {"hypotheses": 0, "complete": True}
+
+
+async def test_a_match_tells_its_errors_and_tolerance(check: Checking) -> None:
+    request = {"input": [[[1e4, -1e4, 1.0]]], "kernel_size": 3}
+    answer = await check("avg_pool1d", request, {"output": [[[0.4]]]})
+    assert answer["match"]
+    (tensor,) = answer["tensors"]
+    assert tensor["max_abs_error"] == pytest.approx(0.4 - 1 / 3)
+    assert tensor["tolerance"] == {
+        "atol": pytest.approx(1e-5 * 20001 / 3),
+        "rtol": 1e-5,
+        "ulp": 0,
+        "terms": 3,
+    }
+
+
+async def test_bounds_of_the_request_replace_the_defaults(check: Checking) -> None:
+    request, near = {"input": [1.0, 2.0]}, {"output": [1.0, 2.001]}
+    assert not (await check("relu", request, near))["match"]
+    assert (await check("relu", request, near, rtol=1e-3))["match"]
+    assert (await check("relu", request, near, atol=2e-3))["match"]
+    off = float(np.nextafter(np.float32(2), np.float32(3)))
+    exactly = {"rtol": 0, "atol": 0}
+    assert not (await check("relu", request, {"output": [1, off]}, **exactly))["match"]
+    answer = await check("relu", request, {"output": [1, off]}, **exactly, ulp=1)
+    assert answer["match"]
+    assert answer["tensors"][0]["max_ulp"] == 1
+    # Unscaled: the sum of large terms gets no more than what was asked for.
+    sums = {"input": [[[1e4, -1e4, 1.0]]], "kernel_size": 3}
+    assert not (await check("avg_pool1d", sums, {"output": [[[0.4]]]}, atol=1e-3))["match"]
+
+
+async def test_units_in_the_last_place_are_of_the_dtype(check: Checking) -> None:
+    for dtype, spacing in (("float16", 2.0**-10), ("bfloat16", 2.0**-7), ("float64", 2.0**-52)):
+        body = {"input": [1.0, -1.0, 0.5], "dtype": dtype}
+        answer = await check("relu", body, {"output": [1 + 3 * spacing, 0, 0.5]}, rtol=0, atol=0)
+        assert answer["tensors"][0]["max_ulp"] == 3, dtype
+
+
+async def test_what_is_not_finite_matches_its_like(check: Checking) -> None:
+    request = {"input": ["NaN", "Infinity", "-Infinity", 1]}
+    assert (await check("relu", request, {"output": ["NaN", "Infinity", 0, 1]}))["match"]
+    answer = await check("relu", request, {"output": [1, "-Infinity", 0, "NaN"]})
+    (tensor,) = answer["tensors"]
+    assert (tensor["mismatched"], tensor["max_abs_error"]) == (3, "NaN")
+    assert tensor["first_mismatch"] == {"index": [0], "expected": 1, "actual": "NaN"}
+
+
+async def test_a_zero_of_the_other_sign_matches_with_a_note(check: Checking) -> None:
+    answer = await check("relu", {"input": [-1.0, 2.0]}, {"output": [-0.0, 2.0]})
+    assert answer["match"]
+    assert answer["tensors"][0]["note"] == "1 zero has the other sign (-0.0)."
+
+
+async def test_an_index_of_an_equal_element_of_the_window_matches_with_a_note(
+    check: Checking,
+) -> None:
+    request = {"input": [[[5, 5, 1, 5]]], "kernel_size": 2}
+    answer = await check("max_pool1d", request, {"indices": [[[1, 3]]]})
+    assert answer["match"]
+    assert "1 index points at another element" in answer["tensors"][0]["note"]
+    answer = await check("max_pool1d", request, {"indices": [[[0, 1]]]})
+    assert not answer["match"], "an equal element of another window is another element"
+    last = {"input": [[[[5], [5], [1], [5]]]], "kernel_size": [1, 2], "layout": "channels_last"}
+    turned = {**last, "input": np.array(last["input"]).reshape(1, 1, 4, 1).tolist()}
+    answer = await check("max_pool2d", turned, {"indices": [[[[1], [3]]]]})
+    assert answer["match"]
+
+
+async def test_scalars_and_counts_are_results_too(check: Checking) -> None:
+    row = {"input": [1.0, 3.0], "axis": -1, "eps": 0.0}
+    answer = await check("layer_norm", row, {"statistics": {"mean": 2.0, "inv_std": 1}})
+    assert answer["match"]
+    batch = {"input": [[1.0], [3.0]], "training": True, "num_batches_tracked": 4}
+    assert (await check("batch_norm1d", batch, {"running_stats": {"num_batches_tracked": 5}}))[
+        "match"
+    ]
+    assert not (await check("batch_norm1d", batch, {"running_stats": {"num_batches_tracked": 6}}))[
+        "match"
+    ]
+
+
+async def test_integers_are_compared_exactly(check: Checking) -> None:
+    big = 2**62 + 1
+    request = {"input": [[[big, 1]]], "kernel_size": 2, "dtype": "int64"}
+    assert (await check("max_pool1d", request, {"output": [[[big]]]}))["match"]
+    answer = await check("max_pool1d", request, {"output": [[[big - 1]]]}, rtol=1)
+    assert answer["tensors"][0]["first_mismatch"] == {
+        "index": [0, 0, 0],
+        "expected": big - 1,
+        "actual": big,
+        "window": {
+            "output": [0, 0, 0],
+            "region": [[0, 2]],
+            "padding_taps": 0,
+            "argmax": [0],
+            "ties": 1,
+        },
+    }
+
+
+async def test_only_what_was_sent_is_needed(check: Checking) -> None:
+    """No gradient is taken, and no index counted, that the client did not send."""
+    request = {**POOL, "grad_output": "ones", "return_indices": True, "explain": True}
+    assert (await check("max_pool2d", request, {"output_shape": [1, 1, 2, 2]}))["match"]
+
+
+# What is named.
+
+
+async def test_another_shape_is_explained_by_what_makes_it(check: Checking) -> None:
+    answer = await check("max_pool2d", POOL, {"output": CEIL})
+    assert named(answer)[0] == (None, {"ceil_mode": True})
+    (tensor,) = answer["tensors"]
+    assert tensor["note"] == "Its shape is [1, 1, 3, 3]; the reference's is [1, 1, 2, 2]."
+    shapes = await check("max_pool2d", POOL, {"output_shape": [1, 1, 3, 3]})
+    assert {"ceil_mode": True} in [options for _, options in named(shapes)]
+    assert shapes["tensors"][0]["first_mismatch"] == {"index": [2], "expected": 3, "actual": 2}
+
+
+async def test_a_gradient_of_another_outputs_shape_is_followed(check: Checking) -> None:
+    """The client's gradient fits its own output, so the reference can only have the output."""
+    gradient = np.ones((1, 1, 3, 3))
+    to_input = np.zeros((1, 1, 5, 5))
+    for row, column in np.ndindex(3, 3):
+        to_input[0, 0, min(2 * row + 1, 4), min(2 * column + 1, 4)] += 1
+    answer = await check(
+        "max_pool2d",
+        {**POOL, "grad_output": gradient.tolist()},
+        {"output": CEIL, "gradients": {"input": to_input.tolist()}},
+    )
+    assert named(answer)[0] == (None, {"ceil_mode": True})
+    assert answer["diagnosis"][0]["explains"] == ["output", "gradients.input"]
+
+
+async def test_who_does_it_that_way_is_said(check: Checking) -> None:
+    request = {"input": [[1, 2], [3, 5]], "training": True}
+    answer = await check("batch_norm1d", request, {"running_stats": {"var": [1.0, 1.125]}})
+    (one,) = answer["diagnosis"]
+    assert one["options"] == {"running_var_estimator": "biased"}
+    assert one["explains"] == ["running_stats.var"]
+    assert one["message"] == (
+        "Your running variance is the biased estimate (divided by n), as in Keras, ONNX and Flax "
+        "by default; the request has `running_var_estimator: unbiased`."
+    )
+    assert one["more"] == "docs/check.md#running_var_estimator"
+
+
+async def test_hypotheses_that_agree_are_all_listed(check: Checking) -> None:
+    request = {"input": [[[[1, 2, 3], [4, 5, 6], [7, 8, 9]]]], "kernel_size": 2}
+    answer = await check("max_pool2d", request, {"output": [[[[5, 6], [8, 9]]]]})
+    assert named(answer) == [
+        (None, {"ceil_mode": True}),
+        (None, {"padding": "same_upper"}),
+        (None, {"stride": 1}),
+    ]
+    message = answer["diagnosis"][0]["message"]
+    assert "`padding: same_upper` and `stride: 1` give the same" in message
+    assert "an input whose size the stride does not divide would tell them apart" in message
+
+
+async def test_a_convention_is_one_change(check: Checking) -> None:
+    x = np.random.default_rng(5).normal(size=(4, 2)).round(3)
+    mean, var = x.mean(0), x.var(0)
+    request = {"input": x.tolist(), "training": True}
+    keras = {
+        "output": ((x - mean) / np.sqrt(var + 1e-3)).tolist(),
+        "running_stats": {"mean": (0.01 * mean).tolist(), "var": (0.99 + 0.01 * var).tolist()},
+    }
+    answer = await check("batch_norm1d", request, keras)
+    assert (None, {"convention": "keras"}) in named(answer)
+
+
+async def test_two_options_are_tried_together(check: Checking) -> None:
+    x = np.random.default_rng(6).normal(size=(1, 1, 5)).round(3)
+    padded = np.pad(x[0, 0], 1)
+    counts = [2, 3, 2]
+    output = [[[padded[2 * i : 2 * i + 3].sum() / counts[i] for i in range(3)]]]
+    request = {
+        "input": x.tolist(),
+        "kernel_size": 3,
+        "padding": 1,
+        "grad_output": "ones",
+    }
+    answer = await check("avg_pool1d", request, {"output": output})
+    assert (None, {"count_include_pad": False, "stride": 2}) not in named(answer)
+    twos = {**request, "stride": 2, "input": np.pad(x, ((0, 0), (0, 0), (0, 1))).tolist()}
+    rows = np.pad(np.array(twos["input"])[0, 0], (1, 2))
+    counts = [2, 3, 3, 1]
+    sums = [rows[2 * i : 2 * i + 3].sum() for i in range(4)]
+    both = [[[total / count for total, count in zip(sums, counts, strict=True)]]]
+    answer = await check("avg_pool1d", twos, {"output": both})
+    assert (None, {"count_include_pad": False, "ceil_mode": True}) in named(answer)
+
+
+async def test_a_fault_is_named(check: Checking) -> None:
+    request = {"input": [[[-3, -1, -2, -5]]], "kernel_size": 3, "padding": 1, "stride": 1}
+    answer = await check("max_pool1d", request, {"output": [[[0, -1, -1, 0]]]})
+    assert ("zero-padded-maximum", {}) in named(answer)
+    assert answer["diagnosis"][0]["more"] == "docs/check.md#zero-padded-maximum"
+
+
+@pytest.mark.parametrize("name", ["max_pool2d", "batch_norm2d", "layer_norm", "conv1d"])
+async def test_random_numbers_are_explained_by_nothing(
+    check: Checking, client: httpx.AsyncClient, name: str
+) -> None:
+    body = dict(LAYERS[name].own_cases[0].body)
+    whole = (await client.post(f"/v1/layers/{name}", json=body)).json()
+    shape = np.shape(whole["output"])
+    noise = np.random.default_rng(7).normal(size=shape)
+    answer = await check(name, body, {"output": noise.tolist()})
+    assert not answer["match"]
+    assert answer["diagnosis"] == []
+    assert answer["searched"]["hypotheses"] >= 10
+    assert answer["searched"]["complete"]
+
+
+async def test_nothing_is_named_that_explains_only_a_part(check: Checking) -> None:
+    x = [[1.0, 2.0], [3.0, 5.0]]
+    expected = {"running_stats": {"var": [1.0, 1.125], "mean": [9.0, 9.0]}}
+    answer = await check("batch_norm1d", {"input": x, "training": True}, expected)
+    assert named(answer) == []
+
+
+async def test_the_worst_elements_come_with_their_windows(check: Checking) -> None:
+    sent = np.array(FLOOR, float) + np.array([[[[0.5, 3], [0, -1]]]])
+    answer = await check("max_pool2d", POOL, {"output": sent.tolist()})
+    (tensor,) = answer["tensors"]
+    assert tensor["first_mismatch"]["index"] == [0, 0, 0, 0]
+    assert [one["index"] for one in tensor["worst"]] == [[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0]]
+    assert tensor["worst"][0]["window"] == {
+        "output": [0, 0, 0, 1],
+        "region": [[0, 2], [2, 4]],
+        "padding_taps": 0,
+        "argmax": [1, 3],
+        "ties": 1,
+    }
+
+
+async def test_a_large_input_is_searched_on_a_part_of_it(check: Checking) -> None:
+    x = np.random.default_rng(8).normal(size=(8, 6, 20, 20)).round(3)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    counted = np.pad(np.ones_like(x), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    numbers = np.lib.stride_tricks.sliding_window_view(counted, (3, 3), (2, 3))
+    output = windows.sum((-1, -2)) / numbers.sum((-1, -2))
+    request = {"input": x.tolist(), "kernel_size": 3, "stride": 1, "padding": 1}
+    answer = await check("avg_pool2d", request, {"output": output.tolist()})
+    assert named(answer) == [(None, {"count_include_pad": False})]
+    channels = np.random.default_rng(9).integers(-99, 99, size=(16, 9, 8, 8)) / 32
+    mean, var = channels.mean((0, 2, 3)), channels.var((0, 2, 3), ddof=1)
+    batch = {"input": channels.tolist(), "training": True, "eps": 1e-3}
+    flat = (channels - mean[:, None, None]) / np.sqrt(var + 1e-3)[:, None, None]
+    answer = await check("batch_norm2d", batch, {"output": flat.tolist()}, rtol=1e-6, atol=0)
+    assert [fault for fault, _ in named(answer)] == ["variance-unbiased-output"]
+
+
+# Where errors point.
+
+
+@pytest.mark.parametrize(
+    ("layer", "body", "pointer", "said"),
+    [
+        ("relu", {}, "#/request", "required"),
+        ("relu", {"request": {"input": [1]}}, "#/expected", "required"),
+        ("relu", {"request": {"input": [1]}, "expected": {}}, "#/expected", "at least one"),
+        ("relu", {"request": {"input": [1]}, "expected": 3}, "#/expected", "dictionary"),
+        ("relu", {"request": [], "expected": {"output": [1]}}, "#/request", "dictionary"),
+        ("relu", {"request": {}, "expected": {"output": [1]}}, "#/request/input", "required"),
+        (
+            "max_pool2d",
+            {"request": {**POOL, "kernel_size": 0}, "expected": {"output": FLOOR}},
+            "#/request/kernel_size",
+            "greater than or equal to 1",
+        ),
+        (
+            "max_pool2d",
+            {"request": {**POOL, "kernel_size": 9}, "expected": {"output": FLOOR}},
+            "#/request/kernel_size",
+            "spans 9 elements",
+        ),
+        (
+            "relu",
+            {"request": {"input": [[1], [2, 3]]}, "expected": {"output": [1]}},
+            "#/request/input/1",
+            "expected a row of length 1",
+        ),
+        (
+            "relu",
+            {"request": {"input": [1]}, "expected": {"output": [True]}},
+            "#/expected/output/0",
+            "expected a number",
+        ),
+        (
+            "relu",
+            {"request": {"input": [1]}, "expected": {"otput": [1]}},
+            "#/expected/otput",
+            "did you mean output?; expected one of output, gradients.input, output_shape",
+        ),
+        (
+            "relu",
+            {"request": {"input": [1]}, "expected": {"gradients": {"input": [1]}}},
+            "#/request/grad_output",
+            'Send the gradient of the loss in the output, or "ones"',
+        ),
+        (
+            "relu",
+            {"request": {"input": [1], "grad_output": "ones"},
+             "expected": {"gradients": {"weight": [1]}}},
+            "#/expected/gradients/weight",
+            "gradients.input",
+        ),
+        (
+            "batch_norm1d",
+            {"request": {"input": [[1], [2]], "training": False, "running_mean": [0],
+                         "running_var": [1]},
+             "expected": {"running_stats": {"mean": [1]}}},
+            "#/expected/running_stats/mean",
+            "this request answers no such result",
+        ),
+        (
+            "max_pool1d",
+            {"request": {"input": [[[1, 2]]], "kernel_size": 2, "dtype": "int8"},
+             "expected": {"gradients": {"input": [[[1, 2]]]}}},
+            "#/expected/gradients/input",
+            "this request answers no such result",
+        ),
+        (
+            "relu",
+            {"request": {"input": [1]}, "expected": {"output_shape": [1.5]}},
+            "#/expected/output_shape",
+            "expected a list of lengths",
+        ),
+        (
+            "relu",
+            {"request": {"input": [1]}, "expected": {"output": None}},
+            "#/expected/output",
+            "expected a tensor, or a number of dtype float32; got null",
+        ),
+        ("relu", {"request": {"input": [1]}, "expected": {"output": [1]}, "rtol": -1},
+         "#/rtol", "greater than or equal to 0"),
+        ("relu", {"request": {"input": [1]}, "expected": {"output": [1]}, "ulp": 0.5},
+         "#/ulp", "integer"),
+        ("relu", {"request": {"input": [1]}, "expected": {"output": [1]}, "tolerance": 1},
+         "#/tolerance", "unknown field"),
+        (
+            "relu",
+            {"request": {"input": [1], "dtype": "float16"}, "expected": {"output": [1e6]}},
+            "#/expected/output/0",
+            "out of range for float16",
+        ),
+    ],
+)  # fmt: skip
+async def test_errors_point_into_the_check(
+    check: Checking, layer: str, body: Any, pointer: str, said: str
+) -> None:
+    where, detail = await check.refused(layer, body)
+    assert where == pointer
+    assert said in detail
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {"output": [[[[[[[[[1]]]]]]]]]},
+        {"output": {"shape": [2**40], "data": [1]}},
+        {"output": {"output": {"output": [1]}}},
+        {"outputs": [[1], [1]]},
+        {"": [1]},
+        {"a.b/c~d": [1]},
+        {"x" * 5000: [1]},
+        {"replicas": [{"output": [1]}] * 3},
+        {"gradients": [1]},
+        {"gradients": 7},
+        {"output_shape": [2**70]},
+        {"output_shape": {"shape": [1], "data": [1]}},
+        {"output_shapes": [[1]]},
+        {"running_stats": {"mean": {"mean": {"mean": 1}}}},
+        {"output": "NaN", "indices": "x"},
+    ],
+)
+async def test_hostile_results_are_refused(check: Checking, expected: Any) -> None:
+    response = await check.post("relu", {"request": {"input": [1]}, "expected": expected})
+    assert response.status_code == 422, response.text
+    assert len(response.content) < 8192
+    assert response.json()["errors"][0]["pointer"].startswith("#/expected")
+
+
+async def test_empty_tensors_are_compared(check: Checking) -> None:
+    request = {"input": {"shape": [0, 2, 4], "data": []}, "kernel_size": 2}
+    assert (await check("max_pool1d", request, {"output": {"shape": [0, 2, 2], "data": []}}))[
+        "match"
+    ]
+    answer = await check("max_pool1d", request, {"output": {"shape": [0, 2, 3], "data": []}})
+    assert not answer["match"]
+
+
+# Bytes.
+
+
+async def test_a_safetensors_file_is_checked_in_its_own_dtype(client: httpx.AsyncClient) -> None:
+    x = np.array([1.0, -2.0], np.float16)
+    body = save(
+        {"request.input": x, "expected.output": np.maximum(x, 0)}, {"request": '{"rtol": 0}'}
+    )
+    headers = {"Content-Type": "application/vnd.safetensors"}
+    answer = await client.post("/v1/layers/relu/check", content=body, headers=headers)
+    assert answer.json()["match"], answer.text
+    assert answer.json()["tensors"][0]["tolerance"]["rtol"] == 0
+    mixed = save({"request.input": x, "expected.output": np.maximum(x, 0).astype("f4")})
+    answer = await client.post("/v1/layers/relu/check", content=mixed, headers=headers)
+    assert answer.json()["errors"][0]["pointer"] == "#/expected/output"
+    binary = {**headers, "Accept": "application/vnd.safetensors"}
+    answer = await client.post("/v1/layers/relu/check", content=body, headers=binary)
+    assert b'"match": true' in answer.content or b'\\"match\\":true' in answer.content
+
+
+# What it costs.
+
+
+def task_of(engine: Engine, layer: str, body: Any) -> Any:
+    from app.codecs import json as json_codec
+
+    operation = next(one for one in LAYER_OPERATIONS if one.name == "check")
+    reader = operation.reader(Context(engine, LAYERS, refusal), LAYERS[layer])
+    text = json.dumps(body).encode()
+    return reader.read(json_codec.decode(text, reader.tensors, max_rank=8, max_list=64))
+
+
+def unexplained(size: int) -> dict[str, Any]:
+    x = np.random.default_rng(1).normal(size=(1, 1, size, size)).round(3).tolist()
+    shape = (1, 1, size - 2, size - 2)
+    noise = np.random.default_rng(2).normal(size=shape).tolist()
+    request = {"input": x, "kernel_size": 3, "stride": 1}
+    return {"request": request, "expected": {"output": noise}}
+
+
+def test_the_estimate_is_an_upper_bound_that_the_limit_cuts(engine: Engine) -> None:
+    limit = LIMITS.results.max_cost_ms
+    small, large = task_of(engine, "avg_pool2d", unexplained(8)), None
+    assert 1 < small.estimate.ms < limit, "never on the event loop"
+    large = task_of(engine, "avg_pool2d", unexplained(300))
+    assert large.estimate.ms <= limit
+
+
+def test_the_search_ends_at_the_cost_limit() -> None:
+    whole = Engine("cpu", LIMITS)
+    complete = finished(task_of(whole, "avg_pool2d", unexplained(12)).work())["searched"]
+    assert complete["complete"]
+    limits = Settings(max_cost_ms=2).limits
+    engine = Engine("cpu", limits)
+    answer = finished(task_of(engine, "avg_pool2d", unexplained(12)).work())
+    assert answer["searched"]["complete"] is False
+    assert 0 < answer["searched"]["hypotheses"] < complete["hypotheses"]
+    assert answer["match"] is False
+    assert answer["diagnosis"] == []
+
+
+def test_a_search_can_be_left_between_its_steps(engine: Engine) -> None:
+    steps = task_of(engine, "avg_pool2d", unexplained(12)).work()
+    assert isinstance(steps, Iterator)
+    count = sum(1 for _ in steps)
+    assert count > 10
+    steps = task_of(engine, "avg_pool2d", unexplained(12)).work()
+    next(steps)
+    steps.close()
+
+
+def test_a_match_takes_no_search(engine: Engine) -> None:
+    task = task_of(engine, "max_pool2d", {"request": POOL, "expected": {"output": FLOOR}})
+    assert sum(1 for _ in task.work()) <= 2
+
+
+def test_plans_of_hypotheses_are_not_kept(engine: Engine) -> None:
+    before = len(engine._plans)
+    finished(task_of(engine, "avg_pool2d", unexplained(11)).work())
+    assert len(engine._plans) <= before + 1
+
+
+@pytest.fixture
+async def hasty() -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(create_app(Settings(request_timeout_ms=1000)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http
+
+
+async def test_a_deadline_ends_the_search(hasty: httpx.AsyncClient) -> None:
+    body = unexplained(60)
+    answer = await hasty.post(
+        "/v1/layers/avg_pool2d/check", json=body, headers={"X-Request-Timeout-Ms": "15"}
+    )
+    assert answer.status_code in (200, 504)
+    again = await hasty.post("/v1/layers/relu", json={"input": [1]})
+    assert again.status_code == 200
+
+
+def test_worst_numbers_are_spelled_as_the_dtype_has_them(engine: Engine) -> None:
+    body = {"request": {"input": [0.1]}, "expected": {"output": [0.3]}}
+    answer = finished(task_of(engine, "relu", body).work())
+    first = answer["tensors"][0]["first_mismatch"]
+    assert (first["expected"], first["actual"]) == (0.3, 0.1)
+    assert math.isclose(answer["tensors"][0]["max_abs_error"], 0.2, rel_tol=1e-6)
