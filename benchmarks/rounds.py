@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import orjson
+import psutil
 
 from benchmarks.contestants import LAMINA, PEERS, STARLETTE, TYPED, Contestant
 from benchmarks.contestants.typed import ANSWERS, WAYS
@@ -101,22 +102,23 @@ class Rounds:
         """A peer that does not answer, for example in time, has no further turns at this work."""
         try:
             yield
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, psutil.Error) as error:
             if name not in PEER_NAMES:
                 raise
             takers.pop(name, None)
             reason = (str(error) or type(error).__name__).splitlines()[0]
             self.failed.append(f"{name} ({work}: {reason})")
 
-    def batches(self, layer: str, service: Service) -> float:
-        """The time of 64 single requests to that of a batch of them, the median of the rounds."""
-        port = service.port
-        batch, single = batch_request(layer).wire, single_request(layer).wire
-        one_client(port, batch, 2)
-        return statistics.median(
-            one_client(port, single, 4 * BATCH) / one_client(port, batch, 4)
-            for _ in range(self.rounds)
-        )
+    def batches(self, layer: str, service: Service) -> Turns:
+        """The turns of 64 single requests and of a batch of them; a rate is one of 64 requests."""
+        wires = {"batch": batch_request(layer).wire, "single": single_request(layer).wire}
+        turns: dict[str, list[Turn]] = {name: [] for name in wires}
+        for _ in range(self.rounds):
+            for name, wire in wires.items():
+                before_s, each = service.cpu_s(), BATCH if name == "single" else 1
+                took_s = one_client(service.port, wire, 4 * each)
+                turns[name].append(Turn(4 / took_s, (service.cpu_s() - before_s) / 4 * 1e3))
+        return turns
 
     def latencies(self, seconds: float, services: Sequence[Service]) -> Iterator[tuple[str, ...]]:
         """Closed loop of 8 clients, then open loop at half of what that gave."""
@@ -176,9 +178,9 @@ class Rounds:
         floor.check(answer)
         self.parsers[work] = floor.parser
 
-        def turn(seconds: Callable[[int], float]) -> Turn:
-            each_s = seconds(self._count(seconds(1), 1))
-            return Turn(1 / each_s, each_s * 1e3)
+        def turn(seconds: Callable[[int], tuple[float, float]]) -> Turn:
+            each_s, cpu_s = seconds(self._count(seconds(1)[0], 1))
+            return Turn(1 / each_s, cpu_s * 1e3)
 
         return {
             FLOOR: lambda: turn(floor.seconds),
