@@ -17,6 +17,13 @@ from app.layers import (
     relu,
     sync_batch_norm,
 )
+from app.layers._chain_requests import (
+    chain_model,
+    chain_tensors,
+    is_chainable,
+    one_of,
+    shape_chain_model,
+)
 from app.layers._requests import compute_model, options_of, shape_model, tensor_fields
 from app.layers._spec import LayerSpec, Plan, Port, Tensors
 
@@ -61,8 +68,13 @@ __all__ = [
     "Port",
     "Tensors",
     "build_registry",
+    "chain_model",
+    "chain_tensors",
     "compute_model",
+    "is_chainable",
+    "one_of",
     "options_of",
+    "shape_chain_model",
     "shape_model",
     "tensor_fields",
 ]
