@@ -92,6 +92,7 @@ def _request() -> type[ChainCall]:
     return create_model("SequentialRequest", __base__=ChainCall, layers=kind)
 
 
+REQUEST = _request()
 EXAMPLE: dict[str, Any] = {
     "input": [[[[1, 3, 2, 4], [5, 6, 8, 7], [2, 0, 1, 3], [4, 4, 6, 5]]]],
     "layers": [
@@ -105,7 +106,7 @@ EXAMPLE: dict[str, Any] = {
 OPERATION = ServiceOperation(
     name="sequential",
     summary="A chain of layers, with the gradients of everything",
-    request=_request(),
+    request=REQUEST,
     answer=ChainAnswer,
     example=EXAMPLE,
     reader=SequentialReader,

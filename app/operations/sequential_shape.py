@@ -69,10 +69,11 @@ def _request() -> type[ShapeChainCall]:
     return create_model("SequentialShapeRequest", __base__=ShapeChainCall, layers=kind)
 
 
+REQUEST = _request()
 OPERATION = ServiceOperation(
     name="sequential/shape",
     summary="Shapes, parameters, cost and receptive field of a chain, without data",
-    request=_request(),
+    request=REQUEST,
     answer=ChainShapeAnswer,
     example={
         "input_shape": [1, 3, 224, 224],
