@@ -86,9 +86,9 @@ def _kept(chain: ChainCall, count: int) -> frozenset[int]:
 
 def _request() -> type[ChainCall]:
     """The request's model for the document, in which each layer has its own fields."""
-    layer = one_of(chain_model(spec) for spec in LAYERS.values() if is_chainable(spec))
+    layer: Any = one_of(chain_model(spec) for spec in LAYERS.values() if is_chainable(spec))
     described = ChainCall.model_fields["layers"]
-    kind: Any = (tuple[layer, ...], described)
+    kind: Any = (tuple.__class_getitem__((layer, ...)), described)
     return create_model("SequentialRequest", __base__=ChainCall, layers=kind)
 
 

@@ -63,9 +63,9 @@ class SequentialShapeReader:
 
 def _request() -> type[ShapeChainCall]:
     """The request's model for the document, in which each layer has its own fields."""
-    layer = one_of(shape_chain_model(spec) for spec in LAYERS.values() if is_chainable(spec))
+    layer: Any = one_of(shape_chain_model(spec) for spec in LAYERS.values() if is_chainable(spec))
     described = ShapeChainCall.model_fields["layers"]
-    kind: Any = (tuple[layer, ...], described)
+    kind: Any = (tuple.__class_getitem__((layer, ...)), described)
     return create_model("SequentialShapeRequest", __base__=ShapeChainCall, layers=kind)
 
 
