@@ -21,7 +21,7 @@ from app.layers._chain_requests import (
     chain_model,
     chain_tensors,
     is_chainable,
-    one_of,
+    list_of,
     shape_chain_model,
 )
 from app.layers._requests import compute_model, options_of, shape_model, tensor_fields
@@ -72,7 +72,7 @@ __all__ = [
     "chain_tensors",
     "compute_model",
     "is_chainable",
-    "one_of",
+    "list_of",
     "options_of",
     "shape_chain_model",
     "shape_model",

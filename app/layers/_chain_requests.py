@@ -1,7 +1,9 @@
 """How layers are written in a chain: which can stand there, with which fields."""
 
 import functools
+import operator
 from collections.abc import Iterable, Mapping
+from types import GenericAlias
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, create_model
@@ -68,10 +70,11 @@ def shape_chain_model(spec: LayerSpec) -> type[BaseModel]:
     return _created(spec, "InShapeChain", (*own, spec.options, ChainedFields), fields)
 
 
-def one_of(models: Iterable[type[BaseModel]]) -> Any:
-    """The type of an entry that is one of these models, told apart by `layer`."""
-    union: Any = functools.reduce(lambda left, right: left | right, models)
-    return Annotated[union, Discriminator("layer")]
+def list_of(models: Iterable[Any]) -> Any:
+    """The type of a list whose entries are one of these models each, told apart by `layer`."""
+    union: Any = functools.reduce(operator.or_, models)
+    entry: Any = Annotated[union, Discriminator("layer")]
+    return GenericAlias(tuple, (entry, ...))
 
 
 def _created(
@@ -79,4 +82,4 @@ def _created(
 ) -> type[BaseModel]:
     title = "".join(word.capitalize() for word in spec.name.split("_")) + suffix
     name: Any = (Literal[spec.name], Field(description="The layer's name."))
-    return create_model(title, __base__=bases, layer=name, **fields)  # type: ignore[no-any-return]
+    return create_model(title, __base__=bases, layer=name, **fields)

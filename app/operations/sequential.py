@@ -15,7 +15,7 @@ from app.layers import (
     chain_tensors,
     compute_model,
     is_chainable,
-    one_of,
+    list_of,
 )
 from app.operations._chains import layer_fields, validated_layer
 from app.operations._spec import Context, Fields, ServiceOperation, Task
@@ -86,9 +86,9 @@ def _kept(chain: ChainCall, count: int) -> frozenset[int]:
 
 def _request() -> type[ChainCall]:
     """The request's model for the document, in which each layer has its own fields."""
-    layer: Any = one_of(chain_model(spec) for spec in LAYERS.values() if is_chainable(spec))
+    layers = list_of(chain_model(spec) for spec in LAYERS.values() if is_chainable(spec))
     described = ChainCall.model_fields["layers"]
-    kind: Any = (tuple.__class_getitem__((layer, ...)), described)
+    kind: Any = (layers, described)
     return create_model("SequentialRequest", __base__=ChainCall, layers=kind)
 
 

@@ -11,7 +11,7 @@ from app.layers import (
     LAYERS,
     LayerSpec,
     is_chainable,
-    one_of,
+    list_of,
     shape_chain_model,
     shape_model,
 )
@@ -63,9 +63,9 @@ class SequentialShapeReader:
 
 def _request() -> type[ShapeChainCall]:
     """The request's model for the document, in which each layer has its own fields."""
-    layer: Any = one_of(shape_chain_model(spec) for spec in LAYERS.values() if is_chainable(spec))
+    layers = list_of(shape_chain_model(spec) for spec in LAYERS.values() if is_chainable(spec))
     described = ShapeChainCall.model_fields["layers"]
-    kind: Any = (tuple.__class_getitem__((layer, ...)), described)
+    kind: Any = (layers, described)
     return create_model("SequentialShapeRequest", __base__=ShapeChainCall, layers=kind)
 
 
