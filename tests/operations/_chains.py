@@ -82,9 +82,7 @@ def _one_more(
     ports = {port.name for port in spec.inputs}
     case = draw.choice(spec.own_cases).body
     entry = {
-        name: value
-        for name, value in case.items()
-        if name not in ports | COMMON | {spec.gradient}
+        name: value for name, value in case.items() if name not in ports | COMMON | {spec.gradient}
     }
     entry |= {"layer": spec.name, "explain": draw.random() < 0.1}
     if draw.random() < 0.1:

@@ -32,7 +32,12 @@ def built(name: str, shape: torch.Size, draw: random.Random) -> Built:
     function: Any = getattr(F, name, None)
     if kind == "conv":
         groups = draw.choice([g for g in (1, 2) if channels % g == 0])
-        options = {"stride": stride, "padding": 1, "dilation": draw.choice((1, 2)), "groups": groups}
+        options = {
+            "stride": stride,
+            "padding": 1,
+            "dilation": draw.choice((1, 2)),
+            "groups": groups,
+        }
         weight = torch.randn(4, channels // groups, *[2] * (rank - 2))
         tensors = {"weight": weight, "bias": torch.randn(4)}
         return {**options, **tensors}, lambda x, **p: function(x, **p, **options)
@@ -124,7 +129,9 @@ def test_every_gradient_is_autograds(
         leaves |= {f"layers.{index}.gradients.{key}": leaf for key, leaf in own.items()}
         y = run(y, **own)
         sent = {
-            key: payload(value.detach().numpy(), dtype) if isinstance(value, torch.Tensor) else value
+            key: payload(value.detach().numpy(), dtype)
+            if isinstance(value, torch.Tensor)
+            else value
             for key, value in {**entry, **own}.items()
         }
         entries.append({"layer": name, **{k: _listed(v) for k, v in sent.items()}})

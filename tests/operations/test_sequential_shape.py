@@ -50,7 +50,9 @@ async def test_the_first_two_blocks_of_vgg_16(client: httpx.AsyncClient) -> None
     answer = await asked(client, [1, 3, 224, 224], *block, *second)
     assert answer["output_shape"] == [1, 128, 56, 56]
     assert column(answer, "receptive_field") == squared(3, 3, 5, 5, 6, 10, 10, 14, 14, 16)
-    assert column(answer, "receptive_field_start") == squared(-1, -1, -2, -2, -2, -4, -4, -6, -6, -6)
+    assert column(answer, "receptive_field_start") == squared(
+        -1, -1, -2, -2, -2, -4, -4, -6, -6, -6
+    )
     assert column(answer, "cumulative_stride") == squared(1, 1, 1, 1, 2, 2, 2, 2, 2, 4)
     assert column(answer, "parameters") == [1792, 0, 36928, 0, 0, 73856, 0, 147584, 0, 0]
     assert answer["parameters"] == 260_160
