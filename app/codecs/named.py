@@ -16,8 +16,9 @@ def add_tensors(
     """Add the tensors to the fields: list entries (`inputs.0`) in the order of their numbers, and
     members of objects (`expected.output`, `layers.2.weight`) at the path of their name.
 
-    `dtype`, if not set, is taken from the layer's first tensor without a dtype of its own; the
-    order in a file means nothing, as writers sort by dtype. Names unknown to the layer are added
+    `dtype`, if not set, is taken from the layer's first tensor without a dtype of its own, or from
+    the first in an object if all are in objects; the order in a file means nothing, as writers sort
+    by dtype. Names unknown to the layer are added
     unchanged.
 
     Raises:
@@ -27,6 +28,9 @@ def add_tensors(
     """
     sharing = [
         name for name in payloads if (field := _field(name, tensors)) and field.dtype is None
+    ]
+    sharing = sharing or [
+        name for name in payloads if (field := _nested_field(name, tensors)) and field.dtype is None
     ]
     if sharing and "dtype" not in fields:
         fields["dtype"] = payloads[_first(sharing, list(tensors))].dtype
@@ -129,6 +133,15 @@ def _field(name: str, tensors: Mapping[str, Field]) -> TensorField | None:
     if not isinstance(field, TensorField):
         return None
     return field if field.many or not dot else None
+
+
+def _nested_field(name: str, tensors: Mapping[str, Field]) -> TensorField | None:
+    """The field with this name, at any depth."""
+    head, _, rest = name.partition(".")
+    field = tensors.get(head)
+    if not isinstance(field, GroupField):
+        return _field(name, tensors)
+    return _nested_field(rest if field.most is None else rest.partition(".")[2], field.fields)
 
 
 def _first(names: list[str], order: list[str]) -> str:
