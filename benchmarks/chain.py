@@ -109,9 +109,7 @@ def bodies(images: np.ndarray[Any, Any], layers: list[dict[str, Any]]) -> dict[s
         for name, value in layer.items()
         if isinstance(value, np.ndarray)
     }
-    plain = [
-        {n: v for n, v in layer.items() if not isinstance(v, np.ndarray)} for layer in layers
-    ]
+    plain = [{n: v for n, v in layer.items() if not isinstance(v, np.ndarray)} for layer in layers]
     request = json.dumps({"layers": plain, "grad_output": "ones"})
     return {
         JSON: orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY),
