@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from safetensors.numpy import save
 
 from app.api.problems import refusal
-from app.codecs import JSON, SAFETENSORS, json as json_codec
+from app.codecs import JSON, SAFETENSORS
+from app.codecs import json as json_codec
 from app.compute import Engine
 from app.compute.runtime import prepare_process
 from app.layers import LAYERS
@@ -117,10 +118,10 @@ def bodies(images: np.ndarray[Any, Any], layers: list[dict[str, Any]]) -> dict[s
     }
 
 
-async def measured(first: int, second: int, rounds: int) -> dict[str, float]:
+async def measured(channels: tuple[int, int], rounds: int) -> dict[str, float]:
     """The median time of each contestant, ms."""
     images = np.random.default_rng(1).standard_normal(IMAGES, dtype=np.float32)
-    layers = parameters(first, second)
+    layers = parameters(*channels)
     sent = bodies(images, layers)
     transport = httpx.ASGITransport(create_app(Settings(log_level="error")))
     async with httpx.AsyncClient(transport=transport, base_url="http://bench") as client:
@@ -149,7 +150,7 @@ def main() -> int:
     parser.add_argument("--channels", type=int, nargs=2, default=(8, 16))
     arguments = parser.parse_args()
     prepare_process()
-    medians = asyncio.run(measured(*arguments.channels, arguments.rounds))
+    medians = asyncio.run(measured(arguments.channels, arguments.rounds))
     for name, ms in medians.items():
         print(f"{name:>22} {ms:7.2f} ms {ms / medians['torch']:6.2f} x torch")
     return medians["chain"] > AT_MOST * medians["torch"]

@@ -15,11 +15,12 @@ from tests._soak import HANGS_S
 from tests.compute.test_memory import CLEAR, LOOSEST, MIB, SLACK_BYTES, filled, resident_bytes
 from tests.conftest import LIMITS
 
+Layer = tuple[str, dict[str, Any], dict[str, Any]]
 IMAGE = (2, 4, 512, 512)
-NORM = ("batch_norm2d", {"training": True}, {})
-RELU: tuple[str, dict[str, Any], dict[str, Any]] = ("relu", {}, {})
-CONV = ("conv2d", {"padding": 1}, {"weight": (8, 4, 3, 3)})
-POOL = ("max_pool2d", {"kernel_size": 2}, {})
+NORM: Layer = ("batch_norm2d", {"training": True}, {})
+RELU: Layer = ("relu", {}, {})
+CONV: Layer = ("conv2d", {"padding": 1}, {"weight": (8, 4, 3, 3)})
+POOL: Layer = ("max_pool2d", {"kernel_size": 2}, {})
 DOUBLE: dict[str, Any] = {"compute_dtype": "float64"}
 CHAINS: dict[str, tuple[tuple[int, ...], dict[str, Any], list[Any]]] = {
     "activations": (IMAGE, {}, [RELU] * 8),

@@ -97,7 +97,9 @@ def _one_more(
         groups = entry.get("groups", 1)
         kernel = torch.tensor(case["weight"]).shape[2:]
         entry["weight"] = tensor((draw.choice((4, 6)), max(1, shape[at] // groups), *kernel))
-    wide = {"running_mean": (), "running_var": ()} if "training" in entry else {}
+    wide: dict[str, tuple[int, ...]] = (
+        {"running_mean": (), "running_var": ()} if "training" in entry else {}
+    )
     nothing = TensorPayload(dtype, shape, memoryview(b""))
     if not entry.get("training", True):
         channels = shape[-1 if _as_sent((0, 1, 2), fields)[1] == 2 and len(shape) > 2 else 1]
@@ -167,5 +169,5 @@ def same(first: TensorPayload, second: TensorPayload) -> bool:
     if bytes(first.data) == bytes(second.data):
         return True
     storage = DTYPES[first.dtype].storage
-    pair = [np.frombuffer(one.data, storage) for one in (first, second)]
-    return storage.startswith("<f") and bool(np.array_equal(*pair, equal_nan=True))
+    one, other = (np.frombuffer(tensor.data, storage) for tensor in (first, second))
+    return storage.startswith("<f") and bool(np.array_equal(one, other, equal_nan=True))

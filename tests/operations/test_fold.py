@@ -93,7 +93,7 @@ async def test_the_folded_convolution_does_what_the_pair_does(
 
 
 async def test_the_numbers_are_those_worked_out_by_hand(client: httpx.AsyncClient) -> None:
-    """Scale 2 / sqrt(4) = 1 and 1 / sqrt(1/4) = 2; bias (0.5 - 0.5) * 1 + 3 and (-1 + 1) * 2 + 1."""
+    """Scale 2 / sqrt(4) = 1, 1 / sqrt(1/4) = 2, bias (0.5 - 0.5) * 1 + 3 and (-1 + 1) * 2 + 1."""
     norm = {**NORM, "weight": [2, 1], "bias": [3, 1], "eps": 0}
     answer = await folded(client, conv=CONV, batch_norm=norm)
     assert answer["weight"] == [[[[1, -1], [2, 0]]], [[[0, 2], [2, 6]]]]
@@ -196,24 +196,39 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a wrong name": ({"conv": {**CONV, "strides": 1}}, "#/conv/strides", "unknown-field"),
     "an input": ({"conv": {**CONV, "input": [1]}}, "#/conv/input", "unknown-field"),
     "no statistics": ({"batch_norm": {}}, "#/batch_norm/running_mean", "missing"),
-    "no variance": ({"batch_norm": {"running_mean": [1, 2]}}, "#/batch_norm/running_var", "missing"),
+    "no variance": (
+        {"batch_norm": {"running_mean": [1, 2]}},
+        "#/batch_norm/running_var",
+        "missing",
+    ),
     "too few": (
         {"batch_norm": {"running_mean": [1], "running_var": [1]}},
-        "#/batch_norm/running_mean", "shape-mismatch",
+        "#/batch_norm/running_mean",
+        "shape-mismatch",
     ),
     "a negative variance": (
         {"batch_norm": {"running_mean": [1, 1], "running_var": [1, -1]}},
-        "#/batch_norm/running_var", "out-of-range",
+        "#/batch_norm/running_var",
+        "out-of-range",
     ),
     "nothing to divide by": (
         {"batch_norm": {"running_mean": [1, 1], "running_var": [1, 0], "eps": 0}},
-        "#/batch_norm/running_var", "out-of-range",
+        "#/batch_norm/running_var",
+        "out-of-range",
     ),
-    "a negative eps": ({"batch_norm": {**NORM, "eps": -1}}, "#/batch_norm/eps", "greater-than-equal"),
-    "training": ({"batch_norm": {**NORM, "training": True}}, "#/batch_norm/training", "literal-error"),
+    "a negative eps": (
+        {"batch_norm": {**NORM, "eps": -1}},
+        "#/batch_norm/eps",
+        "greater-than-equal",
+    ),
+    "training": (
+        {"batch_norm": {**NORM, "training": True}},
+        "#/batch_norm/training",
+        "literal-error",
+    ),
     "an unknown dtype": ({"dtype": "float8"}, "#/dtype", "literal-error"),
     "a field too many": ({"input": [1]}, "#/input", "unknown-field"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("wrong", REFUSED)

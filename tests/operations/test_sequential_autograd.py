@@ -1,4 +1,4 @@
-"""Chains against torch's autograd: the output, and the gradient of the input and every parameter."""
+"""Chains against torch's autograd: the output, and the gradients of input and parameters."""
 
 import random
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from app.compute import Engine
 from app.layers import LAYERS
 from app.operations import Context
 from app.operations.sequential import SequentialReader
-from tests.operations._chains import CHAINABLE, payload
 from tests._soak import rounds
 from tests.conftest import unwire
+from tests.operations._chains import CHAINABLE, payload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = {"float64": 1e-9, "float32": 2e-3}
@@ -46,8 +46,9 @@ def built(name: str, shape: torch.Size, draw: random.Random) -> Built:
         running = {"running_mean": torch.randn(channels), "running_var": torch.rand(channels) + 0.5}
 
         def batch_norm(x: torch.Tensor, **p: torch.Tensor) -> torch.Tensor:
-            kept = {key: value.to(x).clone() for key, value in running.items()}
-            return F.batch_norm(x, **kept, **p, training=training, eps=eps)
+            kept: Any = {key: value.to(x).clone() for key, value in running.items()}
+            parts: Any = p
+            return F.batch_norm(x, **kept, **parts, training=training, eps=eps)
 
         return {**per_channel, **running, "training": training, "eps": eps}, batch_norm
     if kind == "instance_norm":
