@@ -29,6 +29,7 @@ LaminaError
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 MAX_ERRORS = 16
 """Maximum number of invalid fields listed in one error."""
@@ -193,6 +194,24 @@ class InvalidRequest(RequestError):
     def at(cls, field: str, code: str, detail: str) -> "InvalidRequest":
         """An error in one field; `field` is a path such as `padding` or `padding/0`."""
         return cls(detail, [FieldError(f"#/{field}", code, detail)])
+
+    def within(self, path: str) -> Self:
+        """The same error where its request is the part at `path` of another."""
+        moved = [
+            FieldError(
+                f"#/{path}/{found.pointer[2:]}",
+                found.code,
+                _within(path, found.pointer[2:], found.detail),
+            )
+            for found in self.errors
+        ]
+        first = self.errors[0].pointer[2:] if self.errors else ""
+        return type(self)(_within(path, first, self.detail), moved)
+
+
+def _within(path: str, field: str, detail: str) -> str:
+    """The detail of an error in a field of the part at `path`."""
+    return f"{path}/{detail}" if field and detail.startswith(f"{field}:") else f"{path}: {detail}"
 
 
 class EmptyWindow(InvalidRequest):

@@ -24,6 +24,8 @@ class RequestLimits:
     max_replicas: int
     """Tensors in a list of inputs."""
     max_batch_requests: int
+    max_layers: int
+    """Layers of a chain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     """Maximum kernel size, stride, dilation and padding along one axis, elements."""
     max_batch_requests: int = Field(256, ge=1, le=4096)
     """Maximum number of requests in a batch."""
+    max_layers: int = Field(64, ge=1, le=1024)
+    """Maximum number of layers in a chain."""
     max_replicas: int = Field(64, ge=1, le=4096)
     """Maximum number of tensors in a list of inputs."""
     request_timeout_ms: int = Field(30_000, ge=1, le=DAY_MS)
@@ -222,7 +224,11 @@ class Settings(BaseSettings):
                 self.max_json_body_bytes, self.max_binary_body_bytes, self.body_idle_timeout_ms
             ),
             RequestLimits(
-                self.max_rank, self.max_extent, self.max_replicas, self.max_batch_requests
+                self.max_rank,
+                self.max_extent,
+                self.max_replicas,
+                self.max_batch_requests,
+                self.max_layers,
             ),
             ResultLimits(self.max_output_bytes, self.max_cost_ms),
             QueueLimits(

@@ -167,7 +167,7 @@ def described_get(path: str, layers: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def _camel(name: str) -> str:
-    first, *rest = name.split("_")
+    first, *rest = name.replace("/", "_").split("_")
     return first + "".join(word.capitalize() for word in rest)
 
 

@@ -11,6 +11,7 @@ from app.codecs import CODECS, JSON, SAFETENSORS
 from app.compute import Answer
 from app.limits import Limits, RequestLimits
 from app.operations import Fields, Operation, Reader, ServiceOperation, Task
+from app.schemas.tensors import DocumentsField
 
 ENCODINGS = {JSON.encode(): "json", SAFETENSORS.encode(): "safetensors"}
 MANY_INLINE_BYTES = 1024
@@ -68,6 +69,8 @@ class Rest:
         self._tensors = reader.tensors
         self._limits = limits.requests
         self._holds_many = isinstance(operation, ServiceOperation)
+        documents = (isinstance(field, DocumentsField) for field in reader.tensors.values())
+        self._readings = 2 if any(documents) else 1  # the whole body, then each request in it
         self._taken = tuple(CODECS) if operation.binary else (JSON,)
         self._most_bytes = {
             media: min(most, operation.max_body_bytes or most)
@@ -92,5 +95,5 @@ class Rest:
             self._limits,
             self._most_bytes[sent],
             MANY_INLINE_BYTES if self._holds_many else CODECS[sent].INLINE_BYTES,
-            2 if self._holds_many else 1,  # the whole body, then each request in it
+            self._readings,
         )

@@ -23,9 +23,10 @@ def add_tensors(
     """Add the tensors to the fields: list entries (`inputs.0`) in the order of their numbers, and
     members of objects (`expected.output`, `layers.2.weight`) at the path of their name.
 
-    `dtype`, if not set, is taken from the layer's first tensor without a dtype of its own; the
-    order in a file means nothing, as writers sort by dtype. An object that sets the document's
-    dtype is asked for it instead. Names unknown to the layer are added unchanged.
+    `dtype`, if not set, is taken from the layer's first tensor without a dtype of its own, or from
+    the first in an object if all are in objects; the order in a file means nothing, as writers sort
+    by dtype. An object that sets the document's dtype is asked for it instead. Names unknown to the
+    layer are added unchanged.
 
     Raises:
         InvalidRequest: a tensor with another dtype, a duplicate, gaps in a list, a single tensor
@@ -52,6 +53,9 @@ def _settled(
     """The request's dtype, set from its first tensor if it is missing."""
     sharing = [
         name for name in payloads if (field := _field(name, tensors)) and field.dtype is None
+    ]
+    sharing = sharing or [
+        name for name in payloads if (field := _nested_field(name, tensors)) and field.dtype is None
     ]
     if sharing and "dtype" not in fields:
         fields["dtype"] = payloads[_first(sharing, list(tensors))].dtype
@@ -154,6 +158,15 @@ def _field(name: str, tensors: Mapping[str, Field]) -> TensorField | None:
     if not isinstance(field, TensorField):
         return None
     return field if field.many or not dot else None
+
+
+def _nested_field(name: str, tensors: Mapping[str, Field]) -> TensorField | None:
+    """The field with this name, at any depth."""
+    head, _, rest = name.partition(".")
+    field = tensors.get(head)
+    if not isinstance(field, GroupField):
+        return _field(name, tensors)
+    return _nested_field(rest if field.most is None else rest.partition(".")[2], field.fields)
 
 
 def _first(names: list[str], order: list[str]) -> str:

@@ -4,6 +4,8 @@ The steps (`load`, the layer's own `run`, `gradients`, `pack`) are independent o
 that requests with more than one layer can be built from them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -88,13 +90,8 @@ class Engine:
             DeviceLost: the accelerator failed.
 
         """
-        try:
-            with torch.set_grad_enabled(getattr(call, spec.gradient) is not None):
-                return self._run(spec, call, plan)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory("the device has too little free memory at the moment") from error
-        except torch.AcceleratorError as error:
-            raise DeviceLost("the accelerator failed during this request") from error
+        with device_errors(), torch.set_grad_enabled(getattr(call, spec.gradient) is not None):
+            return self._run(spec, call, plan)
 
     def _checked_plan(self, spec: LayerSpec, call: ComputeCall) -> tuple[Plan, Estimate]:
         bounds.check_dtypes(call)
@@ -138,6 +135,17 @@ class Engine:
         if call.explain:
             answer["explanation"] = explained(spec, call, plan, inputs, outputs)
         return answer
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Translate torch's errors about the device to the service's."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("the device has too little free memory at the moment") from error
+    except torch.AcceleratorError as error:
+        raise DeviceLost("the accelerator failed during this request") from error
 
 
 def _without_numbers(value: object) -> object:

@@ -44,7 +44,7 @@ def elements_as_if(shape: Shape) -> int:
 
 def working_bytes(plan: Plan, call: ComputeCall) -> int:
     """Memory for the results plus the plan's working memory."""
-    itemsize = _itemsize(call)
+    itemsize = working_itemsize(call)
     elements = plan.workspace
     for name, shape in plan.outputs.items():
         elements += elements_as_if(shape) * (INDEX_BYTES // itemsize if name == "indices" else 1)
@@ -67,14 +67,14 @@ def estimated(spec: LayerSpec, plan: Plan, call: ComputeCall) -> Estimate:
     return Estimate(
         ms=_estimated_ms(spec, plan, call),
         bytes=working_bytes(plan, call)
-        + worked_on * _itemsize(call)
+        + worked_on * working_itemsize(call)
         + numbers * dtype.itemsize * dtype.is_half  # results are copied when rounded
         + call.explain * explained,
         numbers=numbers,
     )
 
 
-def _itemsize(call: ComputeCall) -> int:
+def working_itemsize(call: ComputeCall) -> int:
     """Bytes per element in the dtype used for computing."""
     return max(DTYPES[call.dtype].itemsize, 8 if call.compute_dtype == "float64" else 4)
 

@@ -21,14 +21,17 @@ class Loader:
     plan: Plan
     device: torch.device
 
-    def inputs(self) -> Tensors:
+    def inputs(self, image: torch.Tensor | None = None) -> Tensors:
         """Every input of the plan: those that were sent, and those filled with a default.
 
-        If gradients were requested, differentiable inputs are leaves of the graph.
+        If gradients were requested, differentiable inputs are leaves of the graph. `image`, laid
+        out as sent, stands in for the request's `input`.
         """
         dtype = TORCH_DTYPES[working_dtype(self.call.dtype, self.call.compute_dtype)]
         differentiate = getattr(self.call, self.spec.gradient) is not None
-        payloads = sent_tensors(self.spec, self.call)
+        payloads: dict[str, Any] = {**sent_tensors(self.spec, self.call)}
+        if image is not None:
+            payloads["input"] = image
         tensors: dict[str, torch.Tensor] = {}
         for (name, shape), port in with_port(self.spec.inputs, self.plan.inputs):
             payload = payloads.get(name)
@@ -43,10 +46,14 @@ class Loader:
             tensors[name] = tensor.requires_grad_(port.differentiable and differentiate)
         return tensors
 
-    def output_gradients(self, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """The gradient sent for each output, in the output's dtype."""
-        given: Any = getattr(self.call, self.spec.gradient)
-        if given == "ones":
+    def output_gradients(
+        self, outputs: tuple[torch.Tensor, ...], image: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """The gradient sent for each output, in the output's dtype; `image`, laid out as sent,
+        stands in for the request's `grad_output`.
+        """
+        given: Any = getattr(self.call, self.spec.gradient) if image is None else image
+        if isinstance(given, str):
             return tuple(map(torch.ones_like, outputs))
         mapped = self.spec.outputs[0].mapped
         payloads = given if self.spec.many else (given,)
@@ -55,13 +62,18 @@ class Loader:
             for payload, output in zip(payloads, outputs, strict=True)
         )
 
-    def _tensor(self, payload: TensorPayload, dtype: torch.dtype, *, mapped: bool) -> torch.Tensor:
+    def _tensor(
+        self, sent: TensorPayload | torch.Tensor, dtype: torch.dtype, *, mapped: bool
+    ) -> torch.Tensor:
         """Load a tensor, made contiguous unless the layer accepts any memory order.
 
         Torch uses other kernels for other memory orders, and some of them give wrong results:
         see rows 39 to 42 of `docs/surprises.md`.
         """
-        tensor = to_torch(payload, self.device, dtype)
+        if isinstance(sent, TensorPayload):
+            tensor = to_torch(sent, self.device, dtype)
+        else:
+            tensor = sent.to(dtype)
         if mapped:
             tensor = inward(tensor, self.plan.options.layout, self.call.batched)
             is_any = self.spec.any_order and dtype.is_floating_point

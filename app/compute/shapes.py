@@ -52,7 +52,7 @@ def shape_answer(spec: LayerSpec, call: Call, max_extent: int) -> dict[str, Any]
     """
     try:
         options = options_of(spec, call)
-        plan = _without_data(spec, call, options, max_extent)
+        plan = plan_without_data(spec, call, options, max_extent)
     except InvalidRequest as error:
         error.errors = tuple(
             replace(found, pointer=_shape_pointer(found.pointer)) for found in error.errors
@@ -61,7 +61,7 @@ def shape_answer(spec: LayerSpec, call: Call, max_extent: int) -> dict[str, Any]
     conventions = {}
     for convention in CONVENTIONS:
         try:
-            there = _without_data(spec, call, options_of(spec, call, convention), max_extent)
+            there = plan_without_data(spec, call, options_of(spec, call, convention), max_extent)
             conventions[convention] = output_shapes(spec, call, there)
         except InvalidRequest:
             conventions[convention] = None
@@ -74,7 +74,8 @@ def shape_answer(spec: LayerSpec, call: Call, max_extent: int) -> dict[str, Any]
     }
 
 
-def _without_data(spec: LayerSpec, call: Any, options: Any, max_extent: int) -> Plan:
+def plan_without_data(spec: LayerSpec, call: Any, options: Any, max_extent: int) -> Plan:
+    """The plan of a shape request, with parameters of the shapes that the layer expects."""
     shapes: dict[str, Shape] = (
         {f"inputs.{i}": shape for i, shape in enumerate(call.input_shapes)}
         if spec.many

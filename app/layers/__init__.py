@@ -17,6 +17,13 @@ from app.layers import (
     relu,
     sync_batch_norm,
 )
+from app.layers._chain_requests import (
+    chain_model,
+    chain_tensors,
+    is_chainable,
+    list_of,
+    shape_chain_model,
+)
 from app.layers._indices import planes
 from app.layers._requests import compute_model, options_of, shape_model, tensor_fields
 from app.layers._spec import LayerSpec, Plan, Port, Tensors
@@ -65,9 +72,14 @@ __all__ = [
     "Tensors",
     "Terms",
     "build_registry",
+    "chain_model",
+    "chain_tensors",
     "compute_model",
+    "is_chainable",
+    "list_of",
     "options_of",
     "planes",
+    "shape_chain_model",
     "shape_model",
     "tensor_fields",
 ]

@@ -1,7 +1,7 @@
 """Convolution (cross-correlation, as all frameworks here define it)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -161,19 +161,18 @@ def _check_bias(shapes: Shapes, weight: Shape) -> None:
 def run(tensors: Tensors, plan: Plan) -> Tensors:
     """`(N, C, *spatial) -> (N, out, *out_spatial)`."""
     x, axes = tensors["input"], plan.axes
-    output = plan.outputs["output"]
-    in_pieces = _copied_by_pieces(plan.inputs["input"], output, axes) > 0
+    shape = plan.outputs["output"]
+    in_pieces = _copied_by_pieces(plan.inputs["input"], shape, axes) > 0
     weight = _oihw(plan.inputs["weight"], plan.options)
-    forward, backward = _longest_sums(
-        weight, output, plan.options.groups, axes, in_pieces=in_pieces
-    )
+    forward, backward = _longest_sums(weight, shape, plan.options.groups, axes, in_pieces=in_pieces)
     x = widened(x, max(forward, backward) if x.requires_grad else forward)
     parameters = _kernel(tensors["weight"], plan.options).to(x), tensors["bias"].to(x)
-    if x.requires_grad and in_pieces and x.dtype != torch.float64:
-        return {"output": _in_pieces(x, parameters, plan)}
     padding = [axis.before for axis in axes]
     if any(axis.before != axis.after for axis in axes):
         x, padding = pad_by_hand(x, axes, 0.0), [0] * len(axes)
+    if x.requires_grad and in_pieces and x.dtype != torch.float64:
+        output = _SummedInPieces.apply(x, *parameters, plan, padding)  # type: ignore[no-untyped-call]
+        return {"output": output}
     return {"output": _convolved(x, parameters, plan, padding)}
 
 
@@ -195,26 +194,82 @@ def _convolved(
     return output
 
 
-def _in_pieces(x: torch.Tensor, parameters: Sequence[torch.Tensor], plan: Plan) -> torch.Tensor:
-    """Convolve piece by piece, with the same output.
-
-    The parameters' gradients are summed in float32 over each piece's samples and positions, and in
-    float64 over the pieces.
+class _SummedInPieces(torch.autograd.Function):
+    """Convolves as a whole. The parameters' gradients are summed in float32 over the samples and
+    positions of each piece of the output, and in float64 over the pieces.
     """
-    axes, samples, lengths = plan.axes, *_piece(plan.outputs["output"])
-    wide = [parameter.double() for parameter in parameters]
 
-    def along(dim: int, x: torch.Tensor) -> torch.Tensor:
-        if dim == len(axes):
-            return _convolved(x.contiguous(), [parameter.to(x) for parameter in wide], plan)
-        axis, parts = axes[dim], []
-        for first in range(0, axis.output, lengths[dim]):
-            last = min(first + lengths[dim], axis.output) - 1
-            reach = (last - first) * axis.stride + axis.effective
-            parts.append(along(dim + 1, x.narrow(dim + 2, first * axis.stride, reach)))
-        return torch.cat(parts, dim + 2)
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        plan: Plan,
+        padding: Any,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.plan, ctx.padding = plan, padding
+        return _convolved(x, (weight, bias), plan, padding)
 
-    return torch.cat([along(0, part) for part in pad_by_hand(x, axes, 0.0).split(samples)])
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        (x, weight), plan = ctx.saved_tensors, ctx.plan
+        to_input, *_ = _gradients(grad, x, weight, plan, ctx.padding, (True, False, False))
+        if any(ctx.padding):
+            x = pad_by_hand(x, plan.axes, 0.0)
+        to_weight = weight.new_zeros(weight.shape, dtype=torch.float64)
+        to_bias = weight.new_zeros(len(weight), dtype=torch.float64)
+        for seen, of in _pieces(x, grad, plan):
+            _, some, one = _gradients(of, seen, weight, plan, None, (False, True, True))
+            to_weight += some
+            to_bias += one
+        return to_input, to_weight.to(weight), to_bias.to(weight), None, None
+
+
+def _gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    plan: Plan,
+    padding: Any,
+    wanted: tuple[bool, bool, bool],
+) -> Any:
+    """Gradients of input, weight, and bias, those that are wanted."""
+    dims = len(plan.axes)
+    return torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        [len(weight)],
+        [axis.stride for axis in plan.axes],
+        padding or [0] * dims,
+        [axis.dilation for axis in plan.axes],
+        False,
+        [0] * dims,
+        plan.options.groups,
+        wanted,
+    )
+
+
+def _pieces(
+    x: torch.Tensor, grad: torch.Tensor, plan: Plan, dim: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The parts of a padded input, and those of the output's gradient that they make."""
+    samples, lengths = _piece(plan.outputs["output"])
+    if dim == 0:
+        for part, of in zip(x.split(samples), grad.split(samples), strict=True):
+            yield from _pieces(part, of, plan, 1)
+    elif dim > len(plan.axes):
+        yield x.contiguous(), grad.contiguous()
+    else:
+        axis, length = plan.axes[dim - 1], lengths[dim - 1]
+        for first in range(0, axis.output, length):
+            count = min(length, axis.output - first)
+            part = x.narrow(
+                dim + 1, first * axis.stride, (count - 1) * axis.stride + axis.effective
+            )
+            yield from _pieces(part, grad.narrow(dim + 1, first, count), plan, dim + 1)
 
 
 def _piece(output: Shape) -> tuple[int, Shape]:

@@ -1,6 +1,6 @@
 """The lists of operations. To add one, add a file here and a name to its list."""
 
-from app.operations import batch, check, layer, shape
+from app.operations import batch, check, fold, layer, sequential, sequential_shape, shape
 from app.operations._spec import (
     Context,
     Fields,
@@ -13,7 +13,9 @@ from app.operations._spec import (
 from app.operations._validation import from_validation, nearest, validated
 
 LAYER_OPERATIONS = tuple(module.OPERATION for module in (layer, shape, check))
-SERVICE_OPERATIONS = tuple(module.OPERATION for module in (batch,))
+SERVICE_OPERATIONS = tuple(
+    module.OPERATION for module in (batch, sequential, sequential_shape, fold)
+)
 COMPUTE = layer.OPERATION
 
 __all__ = [

@@ -130,7 +130,8 @@ def _tensor(tensor: Mapping[str, Any]) -> list[str]:
     if "first_mismatch" in tensor:
         first = tensor["first_mismatch"]
         lines.append(
-            f"   first at {list(first['index'])}: yours {first['expected']}, reference {first['actual']}"
+            f"   first at {list(first['index'])}: yours {first['expected']}, "
+            f"reference {first['actual']}"
         )
     if "note" in tensor:
         lines.append(f"   {tensor['note']}")

@@ -9,7 +9,7 @@ from app.codecs import json as json_codec
 from app.codecs.named import add_tensors
 from app.codecs.safetensors._dtypes import DTYPE_OF, FOREIGN
 from app.errors import InvalidRequest, MalformedBody
-from app.schemas.tensors import DTYPES, Field, TensorPayload
+from app.schemas.tensors import DTYPES, Field, GroupField, TensorPayload
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 64 * 1024
@@ -31,8 +31,8 @@ def decode(
 
     """
     header, data = _split(body)
-    fields = _request(header.pop("__metadata__", {}), max_rank)
-    payloads = _payloads(header, data, max_rank, len(tensors) + 2 * max_list)
+    fields = _request(header.pop("__metadata__", {}), tensors, max_rank)
+    payloads = _payloads(header, data, max_rank, _most(tensors) + 2 * max_list)
     add_tensors(fields, payloads, tensors, max_list)
     return fields
 
@@ -67,12 +67,29 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _request(metadata: Any, max_rank: int) -> dict[str, object]:
+def _most(tensors: Mapping[str, Field]) -> int:
+    """How many tensors the fields can have, with one in each list of tensors."""
+    return sum(
+        (field.most or 1) * _most(field.fields) if isinstance(field, GroupField) else 1
+        for field in tensors.values()
+    )
+
+
+def _groups(tensors: Mapping[str, Field]) -> dict[str, Field]:
+    """The groups among the fields, whose tensors are in the file and not in the metadata."""
+    return {
+        name: GroupField(_groups(field.fields), field.most)
+        for name, field in tensors.items()
+        if isinstance(field, GroupField)
+    }
+
+
+def _request(metadata: Any, tensors: Mapping[str, Field], max_rank: int) -> dict[str, object]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _broken("its __metadata__ is not an object of strings")
     text = metadata.get(REQUEST, "{}")
     return json_codec.decode(
-        text.encode("utf-8", "surrogatepass"), {}, max_rank=max_rank, max_list=0
+        text.encode("utf-8", "surrogatepass"), _groups(tensors), max_rank=max_rank, max_list=0
     )
 
 
