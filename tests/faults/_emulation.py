@@ -81,7 +81,8 @@ def answered(
         for name in names:
             tensors[name] = torch.tensor(np.asarray(inputs[name])).to(own)
         if not names and port.fill is not None:
-            tensors[port.name] = torch.full(plan.inputs[port.name], port.fill, dtype=own)
+            fill = port.fill(plan.options) if callable(port.fill) else port.fill
+            tensors[port.name] = torch.full(plan.inputs[port.name], fill, dtype=own)
         for name in names or [port.name] * (port.fill is not None):
             tensors[name].requires_grad_(port.differentiable and grad is not None)
     outputs = built.run(tensors, plan)
