@@ -13,6 +13,7 @@ from app.compute import Engine
 from app.layers import LAYERS, LayerSpec
 from app.operations import Context
 from app.operations.sequential import SequentialReader
+from app.scheduling import finished
 from tests._soak import rounds
 from tests.operations._chains import CHAINABLE, one_by_one, random_chain, same, tensors_of
 
