@@ -34,6 +34,8 @@ MULTIPLY_ADD_NS = 1.0
 CHANNEL_BLOCK = 16
 GROUP_NS = 5_000
 """Overhead per group where torch convolves groups one by one, whatever their size."""
+SMALL_PRODUCT = 1 << 19
+"""Most elements of the unfolded input, and of the weight's gradients of all samples."""
 MOST_COPIES = 4
 """How much larger than the input its overlapping pieces may be."""
 PIECE_NS = 60_000
@@ -89,7 +91,8 @@ def plan(shapes: Shapes, options: ConvOptions) -> Plan:
     if max(forward, backward) > LONGEST_SUM:
         gradient_workspace = WIDE * (gradient_workspace + math.prod(shape) + workspace)
         gradient_workspace += WIDE * kernel
-    gradient_workspace += pieces + turned + WIDE * kernel
+    gradient_workspace += pieces + (pieces > 0) * _by_sample(weight, output, options.groups)
+    gradient_workspace += turned + WIDE * kernel
     # torch lays out the weight in blocks, or it is widened.
     workspace += turned + (WIDE if forward > LONGEST_SUM else 1) * kernel
     used = {name: value for name, value in explicit(axes).items() if name != "kernel_size"}
@@ -218,6 +221,9 @@ class _SummedInPieces(torch.autograd.Function):
         to_input, *_ = _gradients(grad, x, weight, plan, ctx.padding, (True, False, False))
         if any(ctx.padding):
             x = pad_by_hand(x, plan.axes, 0.0)
+        if _by_sample(weight.shape, plan.outputs["output"], plan.options.groups):
+            to_weight, to_bias = _summed_by_sample(x, grad, plan)
+            return to_input, to_weight.view_as(weight).to(weight), to_bias.to(weight), None, None
         to_weight = weight.new_zeros(weight.shape, dtype=torch.float64)
         to_bias = weight.new_zeros(len(weight), dtype=torch.float64)
         for seen, of in _pieces(x, grad, plan):
@@ -225,6 +231,44 @@ class _SummedInPieces(torch.autograd.Function):
             to_weight += some
             to_bias += one
         return to_input, to_weight.to(weight), to_bias.to(weight), None, None
+
+
+def _by_sample(weight: Shape, output: Shape, groups: int) -> int:
+    """Elements of the weight's gradients of all samples, if these are made one by one; else 0.
+
+    For small images and weights, two matrix products take less time than several convolutions.
+    """
+    positions, samples = math.prod(output[2:]), output[0]
+    products = samples * math.prod(weight[1:]) * max(positions * groups, weight[0])
+    is_small = positions <= LONGEST_SUM and products <= SMALL_PRODUCT
+    return samples * math.prod(weight) if is_small else 0
+
+
+def _summed_by_sample(
+    x: torch.Tensor, grad: torch.Tensor, plan: Plan
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of weight and bias, summed over positions in float32, over samples in float64.
+
+    The input is padded.
+    """
+    axes, groups = plan.axes, plan.options.groups
+    samples, channels = x.shape[:2]
+    x = x.contiguous()
+    steps = x.stride()
+    windows = x.as_strided(
+        (samples, channels, *(axis.kernel for axis in axes), *(axis.output for axis in axes)),
+        (
+            *steps[:2],
+            *(step * axis.dilation for step, axis in zip(steps[2:], axes, strict=True)),
+            *(step * axis.stride for step, axis in zip(steps[2:], axes, strict=True)),
+        ),
+    )
+    positions = math.prod(axis.output for axis in axes)
+    columns = windows.reshape(samples * groups, -1, positions)
+    rows = grad.reshape(samples * groups, -1, positions)
+    products = torch.bmm(rows, columns.transpose(1, 2)).view(samples, -1)
+    to_bias = rows.sum(2).view(samples, -1)
+    return products.sum(0, dtype=torch.float64), to_bias.sum(0, dtype=torch.float64)
 
 
 def _gradients(

@@ -20,7 +20,7 @@ from app.codecs.inflate import WINDOW_BITS, inflate
 from app.compute import Engine
 from app.errors import LaminaError
 from app.layers import LAYERS, tensor_fields
-from app.operations import COMPUTE, Context
+from app.operations import COMPUTE, LAYER_OPERATIONS, Context
 from app.scheduling import finished
 from app.schemas.tensors import DTYPES, TensorField, TensorPayload
 from app.settings import Settings
@@ -30,6 +30,8 @@ MAX_INFLATED_BYTES = 1 << 20
 MAX_RUN_MS = 2.0
 MAX_EXPLAINED_MS = 50.0
 """Requests estimated above this are planned and not run, or the fuzzer would only wait."""
+MAX_CHECK_MS = 20
+"""The cost limit of checks."""
 WHOLE_BODY = 0xFFFF
 """Stands for a request without `Inference-Header-Content-Length`."""
 FIELDS = {
@@ -38,8 +40,11 @@ FIELDS = {
     "inputs": TensorField(many=True),
 }
 NAMES = tuple(LAYERS)
+CHECK = next(operation for operation in LAYER_OPERATIONS if operation.name == "check")
 _engine = Engine("cpu", Settings().limits)
 _context = Context(_engine, LAYERS, refusal)
+_hasty = Context(Engine("cpu", Settings(max_cost_ms=MAX_CHECK_MS).limits), LAYERS, refusal)
+_checks = {name: CHECK.reader(_hasty, spec) for name, spec in LAYERS.items()}
 _v2_face = OpenInference(LAYERS["relu"], COMPUTE.reader(_context, LAYERS["relu"]), _engine.limits)
 
 
@@ -131,6 +136,22 @@ def answer_request(data: bytes) -> None:
         safetensors.encode(answer)
 
 
+def answer_check(data: bytes) -> None:
+    """A check whole, with a search that ends early; two bytes choose the layer and protocol."""
+    if len(data) < 2:
+        return
+    name = NAMES[data[0] % len(NAMES)]
+    reader = _checks[name]
+    codec = tuple(CODECS.values())[data[1] % 2]
+    fields = codec.decode(bytearray(data[2:]), reader.tensors, max_rank=MAX_RANK, max_list=MAX_LIST)
+    task = reader.read(fields)
+    answer = finished(task.work())
+    text = b"".join(json_codec.encode(answer, encoding=task.encoding))
+    json.loads(text, parse_constant=_no_constant)
+    assert answer["match"] == all(tensor["match"] for tensor in answer["tensors"])
+    assert not (answer["match"] and answer["diagnosis"])
+
+
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "json": read_json,
     "safetensors": read_safetensors,
@@ -138,6 +159,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "inflate": read_compressed,
     "headers": read_headers,
     "request": answer_request,
+    "check": answer_check,
 }
 
 

@@ -228,7 +228,9 @@ class Search:
                 slices = sample.cuts.get(name)
                 if slices is None:
                     continue
-            payload: TensorPayload = answer[name]
+            payload: TensorPayload | None = answer.get(name)
+            if payload is None:
+                return False
             shape = ours.payload.shape
             part = ours if sample is None else sample.part(name, ours)
             if payload.shape != part.payload.shape:
