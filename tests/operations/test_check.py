@@ -216,6 +216,13 @@ async def test_a_gradient_of_another_outputs_shape_is_followed(check: Checking) 
     assert answer["diagnosis"][0]["explains"] == ["output", "gradients.input"]
 
 
+async def test_a_gradient_follows_axes_of_length_1(check: Checking) -> None:
+    request = {"input": [[[[1, 2], [3, 6]]]], "grad_output": [[[[8]]]]}
+    expected = {"output": [[3]], "gradients": {"input": [[[[2, 2], [2, 2]]]]}}
+    answer = await check("global_avg_pool", request, expected)
+    assert named(answer)[0] == (None, {"keepdims": False})
+
+
 async def test_who_does_it_that_way_is_said(check: Checking) -> None:
     request = {"input": [[1, 2], [3, 5]], "training": True}
     answer = await check("batch_norm1d", request, {"running_stats": {"var": [1.0, 1.125]}})

@@ -19,7 +19,7 @@ from app.operations.check._options import AFFECTS
 from app.operations.check._sample import Sample
 from app.scheduling import Steps
 from app.schemas.calls import ComputeCall
-from app.schemas.tensors import TensorPayload
+from app.schemas.tensors import Shape, TensorPayload
 
 HYPOTHESIS_MS = 0.3
 """Cost of planning and comparing a hypothesis, in addition to its run."""
@@ -107,7 +107,7 @@ class Search:
             return False
         call = self._changed(self._call, hypothesis)
         try:
-            plan, estimate = self._engine.plan(spec, call, keep=False)
+            call, plan, estimate = self._planned(spec, call)
         except (CostLimit, OutputTooLarge):
             self._complete = False
             return False
@@ -161,6 +161,21 @@ class Search:
                 raise
             return False  # an emulation that this request is too odd for
 
+    def _planned(self, spec: LayerSpec, call: ComputeCall) -> tuple[ComputeCall, Plan, Estimate]:
+        """The call and its plan; a gradient that only has other axes of length 1 is reshaped."""
+        try:
+            return call, *self._engine.plan(spec, call, keep=False)
+        except InvalidRequest:
+            gradient = getattr(call, spec.gradient)
+            if not isinstance(gradient, TensorPayload):
+                raise
+            alone = call.model_copy(update={spec.gradient: None})
+            shape = output_shapes(spec, call, self._engine.plan(spec, alone, keep=False)[0])
+            if shape == gradient.shape or _squeezed(shape) != _squeezed(gradient.shape):
+                raise
+            call = call.model_copy(update={spec.gradient: gradient._replace(shape=shape)})
+            return call, *self._engine.plan(spec, call, keep=False)
+
     def _shows(self, fault: Fault, hypothesis: Hypothesis) -> bool:
         """Whether the fault can make a difference to the request with the hypothesis's options."""
         options = repr(sorted(hypothesis.applied.items()))
@@ -174,7 +189,7 @@ class Search:
         return plan is None or fault.applies(plan)
 
     def _ran(self, spec: LayerSpec, call: ComputeCall) -> Answer:
-        plan, estimate = self._engine.plan(spec, call, keep=False)
+        call, plan, estimate = self._planned(spec, call)
         self._spend(estimate.ms)
         return self._engine.run(spec, call, plan)
 
@@ -238,6 +253,10 @@ class Search:
             if not matches(part, sent(payload), bounds.of(name, shape, slices, factor)).all():
                 return False
         return True
+
+
+def _squeezed(shape: Shape) -> Shape:
+    return tuple(length for length in shape if length != 1)
 
 
 @cache
