@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import orjson
+import psutil
 
 from benchmarks.contestants import LAMINA, PEERS, STARLETTE, TYPED, Contestant
 from benchmarks.contestants.typed import ANSWERS, WAYS
@@ -101,7 +102,7 @@ class Rounds:
         """A peer that does not answer, for example in time, has no further turns at this work."""
         try:
             yield
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, psutil.Error) as error:
             if name not in PEER_NAMES:
                 raise
             takers.pop(name, None)

@@ -48,8 +48,13 @@ def _python(module: str, *rest: str) -> tuple[str, ...]:
 UVICORN = ("--port", "PORT", "--no-access-log", "--log-level", "warning")
 TYPED = Contestant("typed", "fastapi", _python("uvicorn", f"{HERE}.typed:app", *UVICORN), "/LAYER")
 ASYNC = Contestant("typed async", "fastapi", TYPED.command, "/async/LAYER")
+PATIENT = ("env", "LAMINA_QUEUE_TIMEOUT_MS=60000")
+"""The others queue without limit; by default, Lamina refuses requests that would wait for 2 s."""
 LAMINA = Contestant(
-    "lamina", "app", _python("app.server.cli", "serve", "--port", "PORT"), "/v1/layers/LAYER"
+    "lamina",
+    "app",
+    (*PATIENT, *_python("app.server.cli", "serve", "--port", "PORT")),
+    "/v1/layers/LAYER",
 )
 STARLETTE = Contestant(
     "starlette", "starlette", _python("uvicorn", f"{HERE}.bare:app", *UVICORN), "/LAYER"
