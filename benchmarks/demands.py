@@ -22,7 +22,7 @@ RATES = (
 )
 """Floats, clients, encoding, the other, and Lamina's least rate to its rate, for each layer."""
 TIMES_OF_THE_FLOOR = {16: (2.2, 2.5)}
-"""Floats, and Lamina's most time in process to the floor's, for each layer."""
+"""Floats, and Lamina's most processor time in process to the floor's, for each layer."""
 BATCH_SPEEDUP = 3
 
 
@@ -61,8 +61,8 @@ def demands(measured: Mapping[tuple[Work, int], Turns]) -> Iterator[Demand]:
         for layer, bound in zip(LAYERS, bounds, strict=True):
             turns = measured.get((Work(layer, floats), 1), {})
             if turns:
-                reached = ratio(turns, FLOOR, IN_PROCESS)
-                what = f"{layer}, {floats:,} floats, JSON, in process: time"
+                reached = cpu_ratio(turns, FLOOR, IN_PROCESS)
+                what = f"{layer}, {floats:,} floats, JSON, in process: processor time"
                 yield Demand(what, "the floor in process", reached, bound, at_most=True)
 
 

@@ -87,8 +87,8 @@ class Floor:
         fields = {**self._constant, **self._layer(x)}
         return orjson.dumps(fields, default=_array, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def seconds(self, count: int) -> float:
-        """Time of one request, the mean of `count`."""
+    def seconds(self, count: int) -> tuple[float, float]:
+        """Time and processor time of one request, the means of `count`."""
         return _seconds(self.answer, count)
 
 
@@ -109,9 +109,9 @@ def _array(tensor: torch.Tensor | tuple[int, ...]) -> object:
     return list(tensor) if isinstance(tensor, torch.Size) else tensor.detach().numpy()  # type: ignore[union-attr]
 
 
-def _seconds(function: Callable[[], object], count: int) -> float:
+def _seconds(function: Callable[[], object], count: int) -> tuple[float, float]:
     function()
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
         function()
-    return (time.perf_counter() - begun) / count
+    return (time.perf_counter() - begun) / count, (time.process_time() - cpu) / count

@@ -1,25 +1,25 @@
-"""`make profile`: how the time of a request in process, without sockets, divides among its parts.
+"""`make profile`: how a request's processor time divides among its parts, without sockets.
 
 A timer around each function in `PARTS` measures the time that it spends outside the others; the
 cost of the timers is measured and subtracted. cProfile would inflate small functions. Requests run
-one at a time, so the wait for a thread is what none of the functions on that thread accounts for.
-The shares are those of the timed run; the microseconds are these shares of a run without timers.
+one at a time, so the process's time is that of the request, on whichever thread. The shares are
+those of the timed run; the microseconds are these shares of a run without timers.
 """
 
 import argparse
 import importlib
 import inspect
+import os
 import statistics
-import time
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
-
-import torch
+from time import process_time as clock
+from typing import Any, cast
 
 from app.layers import LAYERS
 from benchmarks.contestants import LAMINA
 from benchmarks.in_process import Lamina
+from benchmarks.services import cores
 from benchmarks.works import Work
 
 WORKS = (
@@ -58,14 +58,15 @@ class Timers:
     def __init__(self) -> None:
         self.spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._inner: list[float] = []
-        self._cost_s = self._measured_cost_s()
+        self._inside_s = self._cost_s = 0.0
+        self._measure_own_cost()
 
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, timed."""
 
         def timed(*values: Any, **named: Any) -> Any:
             self._inner.append(0.0)
-            begun = time.perf_counter()
+            begun = clock()
             try:
                 return function(*values, **named)
             finally:
@@ -73,7 +74,7 @@ class Timers:
 
         async def timed_async(*values: Any, **named: Any) -> Any:
             self._inner.append(0.0)
-            begun = time.perf_counter()
+            begun = clock()
             try:
                 return await function(*values, **named)
             finally:
@@ -82,21 +83,21 @@ class Timers:
         return timed_async if inspect.iscoroutinefunction(function) else timed
 
     def _end(self, part: str, begun: float) -> None:
-        took = time.perf_counter() - begun
-        self.spent[part] += took - self._inner.pop()
+        took = clock() - begun
+        self.spent[part] += took - self._inner.pop() - self._inside_s
         if self._inner:
             self._inner[-1] += took + self._cost_s
 
-    def _measured_cost_s(self) -> float:
-        """What a timer costs the function that calls the timed one."""
+    def _measure_own_cost(self) -> None:
+        """What a timer adds to the function that it times, and to the one that calls that."""
         count, part = 20_000, "plan"
         timed = self.around(part, int)
-        begun = time.perf_counter()
+        begun = clock()
         for _ in range(count):
             timed()
-        cost_s = (time.perf_counter() - begun - self.spent[part]) / count
+        self._inside_s = self.spent[part] / count
+        self._cost_s = (clock() - begun) / count - self._inside_s
         self.spent[part] = 0.0
-        return cost_s
 
 
 def install(timers: Timers, lamina: Lamina) -> None:
@@ -113,35 +114,32 @@ def install(timers: Timers, lamina: Lamina) -> None:
                 print(f"{place} is gone: its time counts with what calls it")
     for name in {work.layer for work in WORKS}:
         spec = LAYERS[name]
-        # It is frozen.
-        object.__setattr__(spec, "run", timers.around("engine: forward", spec.run))
-    whole: Any = lamina.app
-    lamina.app = timers.around("middleware", whole.__call__)
+        object.__setattr__(spec, "run", timers.around("engine: forward", spec.run))  # frozen
+    lamina.app = timers.around("middleware", cast("Any", lamina.app).__call__)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.profile")
     parser.add_argument("--rounds", type=int, default=60, help="short ones; their medians count")
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
+    some = range(parser.parse_args().rounds)
+    os.sched_setaffinity(0, {cores()[1]})  # as in the benchmark
     with Lamina() as lamina:
         requests = {work: work.request(LAMINA) for work in WORKS}
-        counts = {w: int(ROUND_S / lamina.seconds(r, 100)) + 1 for w, r in requests.items()}
+        counts = {w: int(ROUND_S / lamina.seconds(r, 100)[1]) + 1 for w, r in requests.items()}
         bare = {
-            work: statistics.median(lamina.seconds(request, counts[work]) for _ in range(rounds))
+            work: statistics.median(lamina.seconds(request, counts[work])[1] for _ in some)
             for work, request in requests.items()
         }
         timers = Timers()
         install(timers, lamina)
         for work, request in requests.items():
             spent, timed = [], []
-            for _ in range(rounds):
+            for _ in some:
                 timers.spent = dict.fromkeys(PARTS, 0.0)
-                timed.append(lamina.seconds(request, counts[work]))
+                timed.append(lamina.seconds(request, counts[work])[1])
                 spent.append(timers.spent)
             medians = {part: statistics.median(one[part] for one in spent) for part in PARTS}
-            whole_us = bare[work] * 1e6
-            with_us = statistics.median(timed) * 1e6
+            whole_us, with_us = bare[work] * 1e6, statistics.median(timed) * 1e6
             print(f"\n{work}: {whole_us:.0f} us, with timers {with_us:.0f} us")
             for part, spent_s in medians.items():
                 share = spent_s / sum(medians.values())

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.demands import Demand
-from benchmarks.rounds import FLOOR, IN_PROCESS, Turn, Turns, ratio
+from benchmarks.rounds import FLOOR, IN_PROCESS, Turn, Turns, cpu_ratio
 from benchmarks.works import Work
 
 PACKAGES = ("torch", "fastapi", "uvicorn", "pydantic", "orjson", "pysimdjson", "litserve",
@@ -61,12 +61,12 @@ def demand_table(demands: Iterable[Demand]) -> str:
     ]
     return (
         "\n## Ratios\n"
-        "Lamina's requests per second divided by those of another service; in the rows that say "
-        "time, Lamina's time divided by the other's. `typed` is a FastAPI service with a response "
-        "model. `the floor` is the same parsing, torch call and serialization in a bare loop "
-        "without a server. Bytes are safetensors files, or raw numbers for Starlette. The last "
-        "column is the ratio of processor time per request, the other's divided by Lamina's: it "
-        "has no target, but other programs on the machine affect it less.\n\n"
+        "Lamina's requests per second divided by those of another service; in rows of processor "
+        "time, Lamina's divided by the other's. `typed` is a FastAPI service with a response "
+        "model. `the floor in process` is the same parsing, torch call and serialization in a "
+        "bare loop without a server. Bytes are safetensors files, or raw numbers for Starlette. "
+        "The last column is the ratio of processor time per request, the other's divided by "
+        "Lamina's: it has no target, but other programs on the machine affect it less.\n\n"
         + table(("work", "compared with", "ratio", "target", "reached", "processor time"), rows)
     )
 
@@ -102,13 +102,13 @@ def floor_table(measured: Mapping[tuple[Work, int], Turns], parsers: Mapping[Wor
         if clients == 1 and FLOOR in turns:
             bare, own = turns[FLOOR], turns[IN_PROCESS]
             times = [_short(turn.cpu_ms for turn in some) for some in (bare, own)]
-            times.append(f"{ratio(turns, FLOOR, IN_PROCESS):.2f}")
+            times.append(f"{cpu_ratio(turns, FLOOR, IN_PROCESS):.2f}")
             rows.append((str(work), parsers[work], *times))
     return (
         "\n## In process\n"
-        "The time of one request without sockets. The floor uses simdjson or orjson, whichever is "
-        "faster for the body, and its answers have the same fields as Lamina's. Lamina is the "
-        "whole ASGI app, including its log.\n\n"
+        "The processor time of one request without sockets. The floor uses simdjson or orjson, "
+        "whichever is faster for the body, and its answers have the same fields as Lamina's. "
+        "Lamina is the whole ASGI app, including its log.\n\n"
         + table(("work", "parser of the floor", "floor, ms", "Lamina, ms", "ratio"), rows)
     )
 

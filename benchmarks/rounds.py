@@ -177,9 +177,9 @@ class Rounds:
         floor.check(answer)
         self.parsers[work] = floor.parser
 
-        def turn(seconds: Callable[[int], float]) -> Turn:
-            each_s = seconds(self._count(seconds(1), 1))
-            return Turn(1 / each_s, each_s * 1e3)
+        def turn(seconds: Callable[[int], tuple[float, float]]) -> Turn:
+            each_s, cpu_s = seconds(self._count(seconds(1)[0], 1))
+            return Turn(1 / each_s, cpu_s * 1e3)
 
         return {
             FLOOR: lambda: turn(floor.seconds),
