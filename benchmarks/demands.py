@@ -66,7 +66,8 @@ def demands(measured: Mapping[tuple[Work, int], Turns]) -> Iterator[Demand]:
                 yield Demand(what, "the floor in process", reached, bound, at_most=True)
 
 
-def batch_demand(layer: str, reached: float) -> Demand:
+def batch_demand(layer: str, turns: Turns) -> Demand:
     """The speed of a batch."""
+    reached, by_cpu = (measure(turns, "batch", "single") for measure in (ratio, cpu_ratio))
     work = f"{layer}, a batch of {BATCH} x 16 floats, JSON"
-    return Demand(work, f"{BATCH} single requests", reached, BATCH_SPEEDUP)
+    return Demand(work, f"{BATCH} single requests", reached, BATCH_SPEEDUP, by_cpu=by_cpu)

@@ -109,15 +109,16 @@ class Rounds:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             self.failed.append(f"{name} ({work}: {reason})")
 
-    def batches(self, layer: str, service: Service) -> float:
-        """The time of 64 single requests to that of a batch of them, the median of the rounds."""
-        port = service.port
-        batch, single = batch_request(layer).wire, single_request(layer).wire
-        one_client(port, batch, 2)
-        return statistics.median(
-            one_client(port, single, 4 * BATCH) / one_client(port, batch, 4)
-            for _ in range(self.rounds)
-        )
+    def batches(self, layer: str, service: Service) -> Turns:
+        """The turns of 64 single requests and of a batch of them; a rate is one of 64 requests."""
+        wires = {"batch": batch_request(layer).wire, "single": single_request(layer).wire}
+        turns: dict[str, list[Turn]] = {name: [] for name in wires}
+        for _ in range(self.rounds):
+            for name, wire in wires.items():
+                before_s, each = service.cpu_s(), BATCH if name == "single" else 1
+                took_s = one_client(service.port, wire, 4 * each)
+                turns[name].append(Turn(4 / took_s, (service.cpu_s() - before_s) / 4 * 1e3))
+        return turns
 
     def latencies(self, seconds: float, services: Sequence[Service]) -> Iterator[tuple[str, ...]]:
         """Closed loop of 8 clients, then open loop at half of what that gave."""
