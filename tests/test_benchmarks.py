@@ -31,7 +31,9 @@ def test_a_brief_run_prints_its_tables() -> None:
     assert done.returncode in (0, 1), done.stderr
     assert bool(done.returncode) == ("**no**" in done.stdout)
     for layer in ("max_pool2d", "batch_norm2d"):
-        assert re.search(rf"^\| {layer}, 16 floats, JSON, in process: processor time \|", done.stdout, re.M)
+        assert re.search(
+            rf"^\| {layer}, 16 floats, JSON, in process: processor time \|", done.stdout, re.M
+        )
         assert re.search(rf"^\| {layer}, a batch of 64 x 16 floats, JSON \|", done.stdout, re.M)
         assert re.search(rf"^\| {layer}, 16 floats, JSON \| 16 \| [\d.]+ \([\d.]+\) \|$",
                          done.stdout, re.M)  # fmt: skip
