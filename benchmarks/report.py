@@ -114,8 +114,9 @@ def floor_table(measured: Mapping[tuple[Work, int], Turns], parsers: Mapping[Wor
 
 
 def _short(values: Iterable[float]) -> str:
-    """The median, with three digits."""
-    return f"{statistics.median(values):#.3g}".rstrip(".")
+    """The median, with three digits or more."""
+    median = statistics.median(values)
+    return f"{median:.0f}" if median >= 100 else f"{median:#.3g}"
 
 
 def way_table(rows: Iterable[Sequence[str]]) -> str:

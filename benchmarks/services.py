@@ -14,6 +14,7 @@ from benchmarks.contestants import PEERS, Contestant
 from benchmarks.load import Connection
 
 START_S = 120
+READY_TRIES = 20
 TRIES = 3
 """Another program may take the free port before the service does."""
 
@@ -27,7 +28,11 @@ class Service:
     process: psutil.Process
 
     def ask(self, wire: bytes, buffer: bytearray) -> bytes:
-        """The body of one answer."""
+        """The body of one answer; some services listen before they can answer."""
+        for _ in range(READY_TRIES):
+            with suppress(RuntimeError):
+                return bytes(Connection(self.port, buffer).post(wire))
+            time.sleep(1)
         return bytes(Connection(self.port, buffer).post(wire))
 
     def tree(self) -> list[psutil.Process]:
