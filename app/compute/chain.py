@@ -15,7 +15,7 @@ from app.compute._tensors import TORCH_DTYPES
 from app.compute.chain_advice import placement
 from app.compute.chain_estimates import check_limits, estimated_chain
 from app.compute.chain_link import Link
-from app.compute.engine import Answer, Engine, device_errors
+from app.compute.engine import DEVICE_ERRORS, Answer, Engine, translated
 from app.compute.estimates import Estimate
 from app.compute.explanation import explained
 from app.compute.gradients import input_gradients
@@ -93,12 +93,15 @@ def run_chain(engine: Engine, chain: Chain) -> Answer:
         OutOfMemory, DeviceLost: as `Engine.run`.
 
     """
-    with device_errors(), torch.set_grad_enabled(chain.differentiates):
-        output, steps, entries = _forward(engine, chain)
-        whole = {"output": output}
-        if chain.differentiates:
-            whole["gradients.input"] = _backward(steps, entries, chain.dtype)
-        payloads = packed(whole, chain.dtype, ("output",))
+    try:
+        with torch.set_grad_enabled(chain.differentiates):
+            output, steps, entries = _forward(engine, chain)
+            whole = {"output": output}
+            if chain.differentiates:
+                whole["gradients.input"] = _backward(steps, entries, chain.dtype)
+            payloads = packed(whole, chain.dtype, ("output",))
+    except DEVICE_ERRORS as error:
+        raise translated(error) from error
     answer: Answer = {
         "dtype": chain.dtype,
         "device": str(engine.device),

@@ -4,8 +4,6 @@ The steps (`load`, the layer's own `run`, `gradients`, `pack`) are independent o
 that requests with more than one layer can be built from them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,13 +17,14 @@ from app.compute.gradients import input_gradients
 from app.compute.load import Loader
 from app.compute.pack import laid_out, packed
 from app.compute.shapes import output_shapes, planned, shape_answer
-from app.errors import DeviceLost, OutOfMemory
+from app.errors import DeviceLost, LaminaError, OutOfMemory
 from app.layers import LayerSpec, Plan, options_of
 from app.limits import Limits
 from app.schemas.calls import Call, ComputeCall
 from app.schemas.tensors import TensorPayload
 
 MAX_PLANS = 1024
+DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 Answer = dict[str, Any]
 """An answer's fields by dotted name, in order: `gradients.input`, `replicas.0.output`."""
 
@@ -90,8 +89,11 @@ class Engine:
             DeviceLost: the accelerator failed.
 
         """
-        with device_errors(), torch.set_grad_enabled(getattr(call, spec.gradient) is not None):
-            return self._run(spec, call, plan)
+        try:
+            with torch.set_grad_enabled(getattr(call, spec.gradient) is not None):
+                return self._run(spec, call, plan)
+        except DEVICE_ERRORS as error:
+            raise translated(error) from error
 
     def _checked_plan(self, spec: LayerSpec, call: ComputeCall) -> tuple[Plan, Estimate]:
         bounds.check_dtypes(call)
@@ -137,15 +139,11 @@ class Engine:
         return answer
 
 
-@contextmanager
-def device_errors() -> Iterator[None]:
-    """Translate torch's errors about the device to the service's."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory("the device has too little free memory at the moment") from error
-    except torch.AcceleratorError as error:
-        raise DeviceLost("the accelerator failed during this request") from error
+def translated(error: RuntimeError) -> LaminaError:
+    """The service's error for one of torch's about the device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemory("the device has too little free memory at the moment")
+    return DeviceLost("the accelerator failed during this request")
 
 
 def _without_numbers(value: object) -> object:
