@@ -36,8 +36,8 @@ class Scenario:
     work: Any = np.float64
     check: Body = field(default_factory=dict)
 
-    @cache
-    def results(self) -> dict[str, Array]:  # noqa: B019 - rows live as long as the tests
+    @cache  # noqa: B019 - rows live as long as the tests
+    def results(self) -> dict[str, Array]:
         """What the client sends, by dotted name."""
         if self.sent is not None:
             return dict(self.sent)
