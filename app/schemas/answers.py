@@ -53,6 +53,9 @@ class Advice(_Answer):
     message: str
     suggestion: str
 
+    more: str = Field(default_factory=lambda advice: f"docs/advice.md#{advice['code']}")
+    """The section of the documentation on this advice."""
+
 
 class Explanation(_Answer):
     axes: tuple[AxisCard, ...]
