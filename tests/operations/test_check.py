@@ -50,8 +50,21 @@ class Checking:
         return problem["errors"][0]["pointer"], problem["detail"]
 
 
+@pytest.fixture(scope="module")
+def app() -> Any:
+    """Built once: its documents take a second."""
+    return create_app(Settings())
+
+
 @pytest.fixture
-async def check(client: httpx.AsyncClient) -> Checking:
+async def client(prepared: None, app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http
+
+
+@pytest.fixture
+def check(client: httpx.AsyncClient) -> Checking:
     return Checking(client)
 
 
