@@ -103,7 +103,7 @@ def _squares(draw: Draw, count: int, length: int) -> Array:
     return draw.spread((count,), length, SQUARES)
 
 
-def _offset(offset: float, **options: Any) -> Make:
+def _offset(offset: int, **options: Any) -> Make:
     """A weight that is read as itself plus an offset."""
 
     def body(draw: Draw) -> dict[str, Any]:
@@ -147,8 +147,8 @@ RMS = (
          "not about the mean.", _norm(lambda draw: abs(_squares(draw, 2, 16)), 0.0, axis=-1),
          "statistics", steady=True),
     case("weight-offset-is-added", "Some models keep the weight less 1, and multiply by 1 + "
-         "weight.", _offset(1.0), "affine", steady=True, fits=has("weight_offset")),
-    case("weight-offset-of-zero", "The weight is meant as it is.", _offset(0.0), "affine",
+         "weight.", _offset(1), "affine", steady=True, fits=has("weight_offset")),
+    case("weight-offset-of-zero", "The weight is meant as it is.", _offset(0), "affine",
          steady=True, fits=has("weight_offset")),
     loosely("default-eps", "null is the convention's eps: in torch the dtype's machine epsilon.",
             lambda draw: {"input": draw.numbers(2, 7) / 2048, "axis": -1, "eps": None}, "eps"),
