@@ -8,11 +8,31 @@ Nothing here depends on torch.
 from types import ModuleType
 
 from app.codecs import json, safetensors
-from app.codecs._arrays import scalar
+from app.codecs._arrays import (
+    Array,
+    as_array,
+    as_payload,
+    from_numbers,
+    round_to_half,
+    scalar,
+    widen,
+)
 from app.codecs._paths import nested
 
 JSON = "application/json"
 SAFETENSORS = "application/vnd.safetensors"
 CODECS: dict[str, ModuleType] = {JSON: json, SAFETENSORS: safetensors}
 
-__all__ = ["CODECS", "JSON", "SAFETENSORS", "nested", "scalar"]
+__all__ = [
+    "CODECS",
+    "JSON",
+    "SAFETENSORS",
+    "Array",
+    "as_array",
+    "as_payload",
+    "from_numbers",
+    "nested",
+    "round_to_half",
+    "scalar",
+    "widen",
+]

@@ -227,8 +227,11 @@ def _batch_norm(
 ) -> torch.Tensor:
     vectors = (tensors["weight"], tensors["bias"], mean, var)
     rest: Any = (*(v if v.dtype is x.dtype else v.to(x) for v in vectors), training, 1.0, eps)
-    piece = x.numel() if x.dtype == torch.float64 else _piece(x)
-    if math.prod(x.shape[2:]) <= piece:
+    if not x.numel():  # the native function's gradient divides by the count, and ends the process
+        weight, bias, mean, var, *others = rest
+        return F.batch_norm(x, mean, var, weight, bias, *others)
+    piece = _piece(x)
+    if x.dtype == torch.float64 or math.prod(x.shape[2:]) <= piece:
         return torch.native_batch_norm(x, *rest)[0]
     pieces = x.view(*x.shape[:2], -1, piece).transpose(1, 2)
     output, _, _ = torch.native_batch_norm(pieces.flatten(0, 1), *rest)

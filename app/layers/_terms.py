@@ -70,7 +70,7 @@ def selected_maximum(sums: Sums) -> Mapping[str, Terms]:
 
 def linear_in_window(sums: Sums) -> Mapping[str, Terms]:
     """Averages: the same sums, of absolute values."""
-    taps = math.prod(getattr(axis, "largest", 0) or axis.kernel for axis in sums.plan.axes)
+    taps = math.prod(axis.card().kernel for axis in sums.plan.axes)
     overlap = math.prod(axis.overlap for axis in sums.plan.axes)
     return _linear(sums, {"output": taps, "gradients.input": overlap})
 

@@ -1,6 +1,6 @@
 """The lists of operations. To add one, add a file here and a name to its list."""
 
-from app.operations import batch, check, fold, layer, sequential, sequential_shape, shape
+from app.operations import batch, check, fold, layer, sequential, sequential_shape, shape, vectors
 from app.operations._spec import (
     Context,
     Fields,
@@ -12,7 +12,7 @@ from app.operations._spec import (
 )
 from app.operations._validation import from_validation, nearest, validated
 
-LAYER_OPERATIONS = tuple(module.OPERATION for module in (layer, shape, check))
+LAYER_OPERATIONS = tuple(module.OPERATION for module in (layer, shape, check, vectors))
 SERVICE_OPERATIONS = tuple(
     module.OPERATION for module in (batch, sequential, sequential_shape, fold)
 )
