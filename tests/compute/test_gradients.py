@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_every_case_has_the_gradients_of_autograd_bit_for_bit(engine: Engine, na
 
 
 def by_autograd(
-    inputs: dict[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor],
     outputs: tuple[torch.Tensor, ...],
     output_gradients: tuple[torch.Tensor, ...],
 ) -> dict[str, torch.Tensor]:
