@@ -15,6 +15,8 @@ def laid_out(
     ports: tuple[Port, ...], tensors: Mapping[str, torch.Tensor], plan: Plan, call: ComputeCall
 ) -> dict[str, torch.Tensor]:
     """Views of the tensors in the layout in which they are sent."""
+    if call.batched and plan.options.layout == "channels_first":
+        return dict(tensors)
     return {
         name: outward(tensor, plan.options.layout, call.batched) if port.mapped else tensor
         for (name, tensor), port in with_port(ports, tensors)
