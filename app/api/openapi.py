@@ -1,5 +1,6 @@
 """The OpenAPI document: typed operations, generated from the lists of layers and operations."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,10 +76,6 @@ def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec])
         *(op.request(spec) for spec in layers.values() for op in LAYER_OPERATIONS),
         *(operation.request for operation in SERVICE_OPERATIONS),
     ]
-    unique = list(dict.fromkeys(models))
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in unique], ref_template=REFERENCE
-    )
     document = get_openapi(
         title="Lamina",
         version=__version__,
@@ -88,7 +85,7 @@ def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec])
     )
     document["security"] = [{}, {SCHEME: []}]
     document["components"] = {
-        "schemas": {**TENSOR_SCHEMAS, **_with_tensors(definitions["$defs"])},
+        "schemas": {**TENSOR_SCHEMAS, **_definitions(tuple(dict.fromkeys(models)))},
         "responses": {f"Error{status}": _error(status) for status in ERRORS},
         "securitySchemes": {
             SCHEME: {
@@ -99,6 +96,15 @@ def build_document(routes: Sequence[BaseRoute], layers: Mapping[str, LayerSpec])
         },
     }
     return document
+
+
+@functools.cache
+def _definitions(models: tuple[type[BaseModel], ...]) -> Any:
+    """The schemas of these models by name; built once per process, since they take a while."""
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=REFERENCE
+    )
+    return _with_tensors(definitions["$defs"])
 
 
 def _with_tensors(schema: Any) -> Any:
