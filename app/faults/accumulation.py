@@ -11,6 +11,7 @@ from app.faults._axes import AnyAxis, extent, starts
 from app.faults._fault import Fault, rebuilt
 from app.faults._norm import NORMS, Rule, normalized
 from app.faults._norm import room as norm_room
+from app.faults._weights import ordered, ordered_shape
 from app.layers import LayerSpec, Plan, Tensors
 from app.layers._windows import SlidingAxis
 
@@ -47,7 +48,7 @@ def _terms(plan: Plan) -> int:
         each = math.prod(groups[0] if groups else plan.inputs["weight"])
         return sum(map(math.prod, images)) // max(each, 1)
     taps: int = math.prod(map(extent, plan.axes))
-    channels = plan.inputs.get("weight", (1, 1))[1]
+    channels = ordered_shape(plan.inputs.get("weight", (1, 1)), plan.options)[1]
     return taps * channels
 
 
@@ -97,6 +98,7 @@ def _average(spec: LayerSpec, tensors: Tensors, plan: Plan) -> Tensors:
 
 
 def _convolution(spec: LayerSpec, tensors: Tensors, plan: Plan) -> Tensors:
+    tensors, plan = ordered(tensors, plan)
     x, taps = _padded(tensors["input"].contiguous(), plan)
     weight, count = tensors["weight"], plan.options.groups
     out, channels = weight.shape[:2]

@@ -113,6 +113,9 @@ def test_convolution(dtype: torch.dtype, rounded: Round, groups: int) -> None:
     inputs = {"input": x, "weight": weight, "bias": bias}
     found = emulated(fault, "conv2d", inputs, None, dtype, **sent)
     assert_same(found, {"output": output}, rtol=0, atol=0)
+    inputs["weight"], sent["weight_layout"] = np.moveaxis(weight, (1, 0), (-2, -1)), "hwio"
+    found = emulated(fault, "conv2d", inputs, None, dtype, **sent)
+    assert_same(found, {"output": output}, rtol=0, atol=0)
 
 
 @EACH
