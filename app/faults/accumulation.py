@@ -149,5 +149,6 @@ FAULTS = (
         source="https://github.com/pytorch/pytorch/issues/140696",
         layer=half_accumulation,
         in_dtype=True,
+        only_halves=True,
     ),
 )

@@ -1,14 +1,12 @@
-"""Faults of every norm: variance, eps, gradient, weight and bias."""
+"""Faults of every norm: mean, variance, eps, and gradient."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._norm import (
-    BATCH,
     NORMS,
     Rule,
     is_rms,
@@ -33,7 +31,9 @@ def by_rule(rule: Rule, *, with_rms: bool = True) -> Layer:
 
 
 def by_fast_variance(sums: str) -> Layer:
-    """E[x^2] - E[x]^2, clipped at 0, in the input's dtype; in float32 for half types."""
+    """E[x^2] - E[x]^2, clipped at 0, in the input's dtype; in float32 for half types. The means
+    are torch's or numpy's, or added one after the other.
+    """
     mean = {"torch": _mean, "numpy": _numpy_mean, "in order": _mean_in_order}[sums]
 
     def variance(values: torch.Tensor, center: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
@@ -55,6 +55,55 @@ def by_fast_variance(sums: str) -> Layer:
         return rebuilt(spec, run, room=room)
 
     return layer
+
+
+def by_fast_variance_in_halves(*, throughout: bool) -> Layer:
+    """E[x^2] - E[x]^2, clipped at 0, each step rounded to the half type; so is normalization after
+    it, if `throughout`, and otherwise it is in float32.
+    """
+
+    def layer(spec: LayerSpec) -> LayerSpec:
+        if is_rms(spec):
+            return spec
+
+        def run(tensors: Tensors, plan: Plan) -> Tensors:
+            dtype = next(iter(tensors.values())).dtype
+            wide = tensors
+            if not throughout:
+                wide = {name: tensor.float() for name, tensor in tensors.items()}
+
+            def mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+                return values.to(dtype).mean(dims, keepdim=True).to(values.dtype)
+
+            def variance(
+                values: torch.Tensor, center: torch.Tensor, dims: tuple[int, ...]
+            ) -> torch.Tensor:
+                square = mean(values.square(), dims).to(dtype)
+                return (square - center.to(dtype).square()).clamp(min=0).to(values.dtype)
+
+            return normalized(spec, wide, plan, Rule(mean=mean, variance=variance))
+
+        return rebuilt(spec, run, room=lambda plan: 2 * room(plan))
+
+    return layer
+
+
+def _zero_mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    return torch.zeros_like(values.detach().mean(dims, keepdim=True))
+
+
+def mean_subtracted(spec: LayerSpec) -> LayerSpec:
+    """RMS norm of the values minus their mean."""
+    if not is_rms(spec):
+        return spec
+    return by_rule(Rule(centers_rms=True))(spec)
+
+
+def mean_kept(spec: LayerSpec) -> LayerSpec:
+    """Values over the root of their mean square."""
+    if is_rms(spec):
+        return spec
+    return by_rule(Rule(mean=_zero_mean))(spec)
 
 
 def _mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
@@ -109,17 +158,6 @@ def _no_eps(var: torch.Tensor, eps: float, count: int) -> torch.Tensor:
     return 1 / var.sqrt()
 
 
-def affine_swapped(spec: LayerSpec) -> LayerSpec:
-    """The normalized value times the bias, plus the weight."""
-    if is_rms(spec):
-        return spec
-
-    def run(tensors: Tensors, plan: Plan) -> Tensors:
-        return spec.run({**tensors, "weight": tensors["bias"], "bias": tensors["weight"]}, plan)
-
-    return replace(spec, run=run)
-
-
 def _has_eps(plan: Plan) -> bool:
     return bool(plan.options.eps)
 
@@ -140,6 +178,32 @@ FAULTS = (
             in_dtype=True,
         )
         for sums in ("numpy", "torch", "in order")
+    ),
+    *(
+        Fault(
+            name="variance-fast",
+            families=NORMS,
+            message=FAST,
+            source="https://github.com/tenstorrent/tt-metal/issues/45968",
+            layer=by_fast_variance_in_halves(throughout=throughout),
+            applies=is_training,
+            in_dtype=True,
+            only_halves=True,
+        )
+        for throughout in (False, True)
+    ),
+    Fault(
+        name="mean-subtracted",
+        families=frozenset({"layer_norm"}),
+        message="You subtracted the mean, as layer norm does; RMS norm subtracts none.",
+        layer=mean_subtracted,
+    ),
+    Fault(
+        name="mean-kept",
+        families=frozenset({"layer_norm"}),
+        message="You divided by the root of the mean square without subtracting the mean, as RMS "
+        "norm does; subtract it first.",
+        layer=mean_kept,
     ),
     Fault(
         name="variance-unbiased-output",
@@ -213,12 +277,5 @@ FAULTS = (
         changes=GRADIENTS,
         layer=by_rule(Rule(holds_variance=True), with_rms=False),
         applies=is_training,
-    ),
-    Fault(
-        name="affine-swapped",
-        families=BATCH | {"group_norm", "layer_norm"},
-        message="You exchanged weight and bias; the normalized value is multiplied by the weight, "
-        "and the bias is added.",
-        layer=affine_swapped,
     ),
 )
