@@ -78,7 +78,7 @@ def filling(x: torch.Tensor, plan: Plan) -> float:
 
 
 def taken(x: torch.Tensor, where: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """The elements at these positions of their planes; at -1, what a window without elements has."""
+    """The elements at these positions of their planes; at -1, that of a window without any."""
     flat = where.clamp(min=0).reshape(*x.shape[:2], math.prod(where.shape[2:]))
     found = x.flatten(2).gather(2, flat).view(where.shape)
     return torch.where(where < 0, filling(x, plan), found)

@@ -77,7 +77,7 @@ def running_std(spec: LayerSpec) -> LayerSpec:
 
 
 def running_std_of_flux(spec: LayerSpec) -> LayerSpec:
-    """The running variance is updated with sqrt(var + eps) * n / (n - 1), of the biased variance."""
+    """The running variance is updated with sqrt(var + eps) * n / (n - 1), var being biased."""
 
     def estimate(own: torch.Tensor, eps: float, count: int) -> torch.Tensor:
         return (own + eps).sqrt() * (count / (count - 1) if count > 1 else math.inf)

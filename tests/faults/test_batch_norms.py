@@ -85,7 +85,8 @@ def test_inverse_std_as_variance_with_running_statistics(layer: str) -> None:
         "gradients.weight": (grad * moved * inverse).sum((0, 2)),
         "gradients.bias": grad.sum((0, 2)),
     }
-    sent, grads = dict(inputs), grad
+    sent: dict[str, np.ndarray] = dict(inputs)
+    grads: Any = grad
     if layer == "sync_batch_norm":
         del sent["input"]
         sent |= {"inputs.0": x[:1], "inputs.1": x[1:]}

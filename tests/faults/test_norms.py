@@ -32,9 +32,9 @@ def to_float16(x: Any) -> np.ndarray:
 
 def to_bfloat16(x: Any) -> np.ndarray:
     """To nearest, ties to even, on the upper half of a float32."""
-    bits = np.asarray(x).astype(np.float32).view(np.uint32).astype(np.uint64)
+    bits: Any = np.asarray(x).astype(np.float32).view(np.uint32).astype(np.uint64)
     bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-    return bits.astype(np.uint32).view(np.float32).astype(float)
+    return np.asarray(bits.astype(np.uint32).view(np.float32).astype(float))
 
 
 ROUNDINGS = [(torch.float16, to_float16), (torch.bfloat16, to_bfloat16)]
@@ -238,7 +238,8 @@ def test_variance_fast_in_half_types(norm: Norm, dtype: torch.dtype, near: Round
     square = near(near(x * x).mean(norm.axes, keepdims=True))
     var = np.maximum(near(square - near(center * center)), 0)
     faults = [fault for fault in of_name("variance-fast", norm.layer) if fault.only_halves]
-    for fault, rounded in zip(faults, (np.asarray, near), strict=True):
+    roundings: tuple[Round, ...] = (np.asarray, near)
+    for fault, rounded in zip(faults, roundings, strict=True):
         scale = rounded(1 / rounded(np.sqrt(rounded(var + EPS))))
         normal = rounded(rounded(x - center) * scale).reshape(norm.shape)
         output = rounded(normal * inputs["weight"].reshape(norm.vector))
