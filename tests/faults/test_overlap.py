@@ -53,8 +53,8 @@ def test_p_norms(p: float, partial: str, dims: int) -> None:
     axes = [sliding(n, 3, 2, 1, 1 + over) for n, over in zip(LENGTHS[dims], overhangs, strict=True)]
     grad = np.random.default_rng(1).normal(size=shape_of(x, axes))
     expected = lp_loop(x, axes, grad, p, scaled=partial == "scaled")
-    sent = {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True, "norm_type": p}
-    sent |= {"lp_partial": partial, "lp_abs": True}
+    sent: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1, "norm_type": p}
+    sent |= {"lp_partial": partial, "lp_abs": True, "ceil_mode": True}
     (fault,) = of_name("overlap-overwritten", f"lp_pool{dims}d")
     assert_same(emulated(fault, f"lp_pool{dims}d", {"input": x}, grad, **sent), expected)
     own = right(f"lp_pool{dims}d", {"input": x}, grad, **sent)
