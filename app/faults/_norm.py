@@ -80,6 +80,30 @@ def room(plan: Plan) -> int:
     return ROOM * sum(map(math.prod, plan.inputs.values()))
 
 
+def summed_in_order(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """Sums over `dims`, one term after the other, row-major; these axes remain with length 1."""
+    if not dims:
+        return values
+    rank = values.dim()
+    reduced = sorted(dim % rank for dim in dims)
+    others = [dim for dim in range(rank) if dim not in reduced]
+    shape = [1 if dim in reduced else size for dim, size in enumerate(values.shape)]
+    terms = values.permute(*others, *reduced).flatten(len(others)) if others else values.flatten()
+    total, *rest = terms.unbind(-1)
+    for term in rest:
+        total = total + term
+    return total.view(shape)
+
+
+def together(plan: Plan) -> int:
+    """Number of values that are normalized together."""
+    names = ("statistics.mean", "statistics.inv_rms")
+    statistics = [plan.outputs[name] for name in names if name in plan.outputs]
+    images = [shape for name, shape in plan.inputs.items() if name.startswith("input")]
+    each = math.prod(statistics[0] if statistics else plan.inputs["weight"])
+    return sum(map(math.prod, images)) // max(each, 1)
+
+
 def inputs(tensors: Tensors) -> list[torch.Tensor]:
     """The images: one, or one per replica."""
     names = [name for name in tensors if name == "input" or name.startswith("inputs.")]

@@ -20,6 +20,8 @@ from app.faults._norm import (
     is_training,
     normalized,
     running,
+    summed_in_order,
+    together,
 )
 from app.faults._norm import room as norm_room
 from app.faults._walks import holders, most_holders, taps, walked
@@ -81,11 +83,7 @@ def _summing(spec: LayerSpec, own: Sums | None) -> LayerSpec:
 def _terms(plan: Plan) -> int:
     """How many terms the longest sum has, or at most may have."""
     if not plan.axes:
-        names = ("statistics.mean", "statistics.inv_rms")
-        groups = [plan.outputs[name] for name in names if name in plan.outputs]
-        images = [shape for name, shape in plan.inputs.items() if name.startswith("input")]
-        each = math.prod(groups[0] if groups else plan.inputs["weight"])
-        return sum(map(math.prod, images)) // max(each, 1)
+        return together(plan)
     reach: int = math.prod(map(extent, plan.axes))
     channels = ordered_shape(plan.inputs.get("weight", (1, 1)), plan.options)[1]
     return reach * channels
@@ -158,7 +156,7 @@ def _norm(spec: LayerSpec, tensors: Tensors, plan: Plan) -> Tensors:
     dtype = next(iter(tensors.values())).dtype
 
     def mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-        total = _in_order(values.to(dtype), dims).float()
+        total = summed_in_order(values.to(dtype), dims).float()
         return (total / math.prod(values.shape[dim] for dim in dims)).to(dtype).float()
 
     def variance(values: torch.Tensor, center: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
@@ -194,14 +192,14 @@ def _gradients_of_norm(
 
     def average(terms: torch.Tensor) -> torch.Tensor:
         if everywhere:
-            return _in_order(terms.to(dtype), dims).float() / own.count
+            return summed_in_order(terms.to(dtype), dims).float() / own.count
         return terms.mean(dims, keepdim=True)
 
     def rule(grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
         grad = grad.float().view(shape)
         terms = {"weight": grad * normal.view(shape), "bias": grad}
         sums = [
-            _in_order(terms[name].to(dtype), positions).view(tensors[name].shape)
+            summed_in_order(terms[name].to(dtype), positions).view(tensors[name].shape)
             for name in names[1:]
         ]
         through = (grad * weight).view(values.shape)
@@ -214,21 +212,6 @@ def _gradients_of_norm(
     with torch.no_grad():
         found = spec.run({name: tensor.detach() for name, tensor in tensors.items()}, plan)
     return {**found, "output": with_gradients(found["output"], sent, rule)}
-
-
-def _in_order(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """Sums over `dims`, which remain with length 1."""
-    if not dims:
-        return values
-    rank = values.dim()
-    reduced = sorted(dim % rank for dim in dims)
-    others = [dim for dim in range(rank) if dim not in reduced]
-    shape = [1 if dim in reduced else size for dim, size in enumerate(values.shape)]
-    terms = values.permute(*others, *reduced).flatten(len(others)) if others else values.flatten()
-    total, *rest = terms.unbind(-1)
-    for term in rest:
-        total = total + term
-    return total.view(shape)
 
 
 FAULTS = (

@@ -13,10 +13,13 @@ from app.faults._norm import (
     is_training,
     normalized,
     room,
+    summed_in_order,
+    together,
 )
 from app.layers import LayerSpec, Plan, Tensors
 
 Layer = Callable[[LayerSpec], LayerSpec]
+Mean = Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor]
 
 
 def by_rule(rule: Rule, *, with_rms: bool = True) -> Layer:
@@ -57,9 +60,10 @@ def by_fast_variance(sums: str) -> Layer:
     return layer
 
 
-def by_fast_variance_in_halves(*, throughout: bool) -> Layer:
+def by_fast_variance_in_halves(sums: Mean, center: Mean, *, throughout: bool = False) -> Layer:
     """E[x^2] - E[x]^2, clipped at 0, each step rounded to the half type; so is normalization after
-    it, if `throughout`, and otherwise it is in float32.
+    it, if `throughout`, and otherwise it is in float32. `sums` are the means of the variance,
+    `center` is that which the values are centered on.
     """
 
     def layer(spec: LayerSpec) -> LayerSpec:
@@ -73,19 +77,32 @@ def by_fast_variance_in_halves(*, throughout: bool) -> Layer:
                 wide = {name: tensor.float() for name, tensor in tensors.items()}
 
             def mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-                return values.to(dtype).mean(dims, keepdim=True).to(values.dtype)
+                return center(values.to(dtype), dims).to(values.dtype)
 
             def variance(
-                values: torch.Tensor, center: torch.Tensor, dims: tuple[int, ...]
+                values: torch.Tensor, _: torch.Tensor, dims: tuple[int, ...]
             ) -> torch.Tensor:
-                square = mean(values.square(), dims).to(dtype)
-                return (square - center.to(dtype).square()).clamp(min=0).to(values.dtype)
+                halves = values.to(dtype)
+                fast = sums(halves.square(), dims) - sums(halves, dims).square()
+                return fast.clamp(min=0).to(values.dtype)
 
             return normalized(spec, wide, plan, Rule(mean=mean, variance=variance))
 
-        return rebuilt(spec, run, room=lambda plan: 2 * room(plan))
+        calls = (lambda plan: 4 * together(plan)) if sums is _half_mean_in_order else _no_calls
+        return rebuilt(spec, run, room=lambda plan: 2 * room(plan), calls=calls)
 
     return layer
+
+
+def _no_calls(plan: Plan) -> int:
+    return 0
+
+
+def _half_mean_in_order(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    mean = _mean(values, dims)
+    total = summed_in_order(values.detach(), dims)
+    found = total / (values.numel() // max(mean.numel(), 1))
+    return torch.where(found.isfinite(), mean + (found - mean).detach(), mean)
 
 
 def _zero_mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
@@ -185,12 +202,17 @@ FAULTS = (
             families=NORMS,
             message=FAST,
             source="https://github.com/tenstorrent/tt-metal/issues/45968",
-            layer=by_fast_variance_in_halves(throughout=throughout),
+            layer=layer,
             applies=is_training,
             in_dtype=True,
             only_halves=True,
         )
-        for throughout in (False, True)
+        for layer in (
+            by_fast_variance_in_halves(_mean, _mean),
+            by_fast_variance_in_halves(_mean, _mean, throughout=True),
+            by_fast_variance_in_halves(_half_mean_in_order, _half_mean_in_order),
+            by_fast_variance_in_halves(_half_mean_in_order, _mean),
+        )
     ),
     Fault(
         name="mean-subtracted",
