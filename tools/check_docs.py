@@ -36,8 +36,11 @@ def _parts() -> Iterator[str]:
         faults = [fault for fault in FAULTS if fault.name == name]
         families = sorted(set().union(*(fault.families for fault in faults)))
         yield f'\n### <a id="{name}"></a>`{name}`\n'
+        sources: dict[str, dict[str, None]] = {}
         for fault in faults:
-            yield f"{fault.message}" + (f" [Report]({fault.source}).\n" if fault.source else "\n")
+            sources.setdefault(fault.message, {})[fault.source] = None
+        for message, urls in sources.items():
+            yield " ".join([message, *(f"[Report]({url})." for url in urls if url)]) + "\n"
         yield f"\nLayers: {_listed(families)}.\n"
 
 

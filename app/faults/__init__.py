@@ -5,6 +5,7 @@ it, and a row in the file's `FAULTS`; for a new file, a word here.
 from app.faults import (
     accumulation,
     adaptive,
+    affine,
     averages,
     batch_norms,
     convolution,
@@ -24,6 +25,7 @@ FAULTS: tuple[Fault, ...] = (
     *overlap.FAULTS,
     *adaptive.FAULTS,
     *norms.FAULTS,
+    *affine.FAULTS,
     *batch_norms.FAULTS,
     *convolution.FAULTS,
     *rectifier.FAULTS,

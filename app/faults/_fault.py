@@ -29,7 +29,7 @@ class Fault:
     `applies(plan)` says whether the fault can change anything for a planned request.
     `message` is one sentence for the client's author. `source` is the URL of a report, or empty.
     With `in_dtype`, the fault is about rounding, and `run` takes tensors in the request's own
-    dtype, half types included, instead of float64.
+    dtype, half types included, instead of float64; with `only_halves`, in half types alone.
     `changes` holds the first words of the results' names that can differ; if empty, any can.
 
     Faults of one name are one mistake, made in more than one way.
@@ -42,6 +42,7 @@ class Fault:
     layer: Callable[[LayerSpec], LayerSpec]
     applies: Callable[[Plan], bool] = always
     in_dtype: bool = False
+    only_halves: bool = False
     changes: frozenset[str] = frozenset()
 
     def can_change(self, name: str) -> bool:

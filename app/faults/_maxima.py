@@ -72,11 +72,16 @@ def maxima(spec: LayerSpec, x: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, 
     return found["output"], found["indices"]
 
 
-def taken(x: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """The elements at these positions of their planes; the lowest value at position -1."""
+def filling(x: torch.Tensor, plan: Plan) -> float:
+    """The maximum of a window without elements."""
+    return 0.0 if getattr(plan.options, "empty_window", None) == "zero" else lowest(x)
+
+
+def taken(x: torch.Tensor, where: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """The elements at these positions of their planes; at -1, that of a window without any."""
     flat = where.clamp(min=0).reshape(*x.shape[:2], math.prod(where.shape[2:]))
     found = x.flatten(2).gather(2, flat).view(where.shape)
-    return torch.where(where < 0, lowest(x), found)
+    return torch.where(where < 0, filling(x, plan), found)
 
 
 def coordinates(where: torch.Tensor, lengths: Sequence[int]) -> list[torch.Tensor]:
@@ -134,7 +139,7 @@ def over_padded(
 
 def over(spec: LayerSpec, x: torch.Tensor, plan: Plan, axes: Sequence[SlidingAxis]) -> Tensors:
     """The layer's answer over other windows, of which some may hold no element: their maximum is
-    the lowest value, and they have no gradient.
+    what `empty_window` says, or the lowest value, and they have no gradient.
     """
     if not any(axis.empty_windows() for axis in axes):
         return spec.run({"input": x}, with_axes(plan, axes))
@@ -149,5 +154,7 @@ def over(spec: LayerSpec, x: torch.Tensor, plan: Plan, axes: Sequence[SlidingAxi
     where = torch.where(inside, position(at, lengths), position(first, lengths))
     where = torch.where(is_empty, -1, where)
     if plan.options.tie == "first":
-        output = taken(source(x, plan), where)
+        output = taken(source(x, plan), where, plan)
+    else:
+        output = torch.where(is_empty, filling(x, plan), output)
     return answer(output, where, lengths, plan)

@@ -51,8 +51,8 @@ def plain_mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How a client normalizes: its mean, variance, and scale, and which of the two statistics its
-    gradient takes for constants.
+    """How a client normalizes: its mean, variance, and scale, which of the two statistics its
+    gradient takes for constants, and whether it subtracts a mean even in RMS norm.
     """
 
     mean: Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor] = plain_mean
@@ -62,6 +62,7 @@ class Rule:
     scale: Callable[[torch.Tensor, float, int], torch.Tensor] = inverse_root
     holds_mean: bool = False
     holds_variance: bool = False
+    centers_rms: bool = False
 
 
 def is_training(plan: Plan) -> bool:
@@ -77,6 +78,30 @@ def is_rms(spec: LayerSpec) -> bool:
 def room(plan: Plan) -> int:
     """Working memory for the terms of normalization, which autograd keeps."""
     return ROOM * sum(map(math.prod, plan.inputs.values()))
+
+
+def summed_in_order(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """Sums over `dims`, one term after the other, row-major; these axes remain with length 1."""
+    if not dims:
+        return values
+    rank = values.dim()
+    reduced = sorted(dim % rank for dim in dims)
+    others = [dim for dim in range(rank) if dim not in reduced]
+    shape = [1 if dim in reduced else size for dim, size in enumerate(values.shape)]
+    terms = values.permute(*others, *reduced).flatten(len(others)) if others else values.flatten()
+    total, *rest = terms.unbind(-1)
+    for term in rest:
+        total = total + term
+    return total.view(shape)
+
+
+def together(plan: Plan) -> int:
+    """Number of values that are normalized together."""
+    names = ("statistics.mean", "statistics.inv_rms")
+    statistics = [plan.outputs[name] for name in names if name in plan.outputs]
+    images = [shape for name, shape in plan.inputs.items() if name.startswith("input")]
+    each = math.prod(statistics[0] if statistics else plan.inputs["weight"])
+    return sum(map(math.prod, images)) // max(each, 1)
 
 
 def inputs(tensors: Tensors) -> list[torch.Tensor]:
@@ -134,21 +159,29 @@ def _trailing(spec: LayerSpec, x: torch.Tensor, tensors: Tensors, plan: Plan) ->
     return Groups(x, tuple(range(x.dim() - rank, x.dim())), scaled)
 
 
+def running(
+    values: torch.Tensor, dims: tuple[int, ...], tensors: Tensors
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The running mean and variance, viewed to broadcast over the values."""
+    shape = [1 if dim in dims else size for dim, size in enumerate(values.shape)]
+    mean, var = (tensors[name].view(shape) for name in ("running_mean", "running_var"))
+    return mean, var
+
+
 def normalized(spec: LayerSpec, tensors: Tensors, plan: Plan, rule: Rule) -> Tensors:
     """The layer's answer by another rule."""
     own = groups(spec, tensors, plan)
     if not own.values.numel():
         return spec.run(tensors, plan)
     values, dims, eps = own.values, own.dims, plan.options.eps
-    if is_rms(spec):
+    if is_rms(spec) and not rule.centers_rms:
         mean = torch.zeros_like(values[:1].flatten()[:1]).detach()
         var = rule.variance(values, mean, dims)
     elif is_training(plan):
         mean = rule.mean(values, dims)
         var = rule.variance(values, mean, dims)
     else:
-        shape = [1 if dim in dims else size for dim, size in enumerate(values.shape)]
-        mean, var = (tensors[name].view(shape) for name in ("running_mean", "running_var"))
+        mean, var = running(values, dims, tensors)
     scale = rule.scale(var, eps, own.count)
     moved = values - (mean.detach() if rule.holds_mean else mean)
     outputs = own.finish(moved * (scale.detach() if rule.holds_variance else scale))

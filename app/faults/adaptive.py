@@ -79,7 +79,7 @@ def _over(spec: LayerSpec, x: torch.Tensor, bounds: list[list[int]], plan: Plan)
     at_copied = coordinates(found, copied.shape[2:])
     at_own = [own[at] for own, at in zip(taps, at_copied, strict=True)]
     where = position(at_own, x.shape[2:])
-    return answer(taken(x, where), where, x.shape[2:], plan)
+    return answer(taken(x, where, plan), where, x.shape[2:], plan)
 
 
 def _unevenly(plan: Plan) -> bool:

@@ -18,6 +18,7 @@ from app.faults._norm import (
     inverse_root,
     is_training,
     room,
+    running,
     statistics,
     with_running,
 )
@@ -28,21 +29,29 @@ RUNNING = ("mean", "var")
 
 
 def inverse_std_as_variance(spec: LayerSpec) -> LayerSpec:
-    """1 / sqrt(inv_std + eps) stands for inv_std in the gradients of input and weight."""
+    """1 / sqrt(inv_std + eps) stands for inv_std in the gradients of input and weight. With running
+    statistics, the gradient has no terms through them.
+    """
 
     def run(tensors: Tensors, plan: Plan) -> Tensors:
         own = groups(spec, tensors, plan)
         values, dims, eps = own.values, own.dims, plan.options.eps
         if not values.numel():
             return spec.run(tensors, plan)
-        mean = values.detach().mean(dims, keepdim=True)
-        var = centered_variance(values.detach(), mean, dims)
+        training = is_training(plan)
+        if training:
+            mean = values.detach().mean(dims, keepdim=True)
+            var = centered_variance(values.detach(), mean, dims)
+        else:
+            mean, var = running(values, dims, tensors)
         scale = inverse_root(var, eps, own.count)
         wrong = inverse_root(scale, eps, own.count)
         right = (values.detach() - mean) * scale
         moved = (values.detach() - mean) * wrong
 
         def rule(grad: torch.Tensor) -> tuple[torch.Tensor]:
+            if not training:
+                return (grad * wrong,)
             along = (grad * moved).mean(dims, keepdim=True)
             return ((grad - grad.mean(dims, keepdim=True) - moved * along) * wrong,)
 
@@ -64,11 +73,41 @@ def _shown(value: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
 
 def running_std(spec: LayerSpec) -> LayerSpec:
     """The running variance is updated with the root of the estimate."""
+    return _updated_with(spec, lambda own, eps, count: own.sqrt())
+
+
+def running_std_of_flux(spec: LayerSpec) -> LayerSpec:
+    """The running variance is updated with sqrt(var + eps) * n / (n - 1), var being biased."""
+
+    def estimate(own: torch.Tensor, eps: float, count: int) -> torch.Tensor:
+        return (own + eps).sqrt() * (count / (count - 1) if count > 1 else math.inf)
+
+    return _updated_with(spec, estimate, biased=True)
+
+
+def running_inverse_std(spec: LayerSpec) -> LayerSpec:
+    """The running variance is updated with 1 / sqrt(var + eps), of the biased variance."""
+    return _updated_with(spec, inverse_root, biased=True)
+
+
+def _updated_with(
+    spec: LayerSpec,
+    estimate: Callable[[torch.Tensor, float, int], torch.Tensor],
+    *,
+    biased: bool = False,
+) -> LayerSpec:
+    """The running variance is updated with `estimate(var, eps, count)`, of the variance that was
+    asked for, or of the `biased` one.
+    """
 
     def change(found: Tensors, tensors: Tensors, plan: Plan) -> Tensors:
         batch = {name: found[f"batch_stats.{name}"] for name in STATISTICS}
-        roots = {**batch, **{name: batch[name].sqrt() for name in ("var", "var_unbiased")}}
-        return updated(tensors, plan.options, roots, 1)
+        count = sum(x.numel() // x.shape[1] for x in inputs(tensors))
+        kept = {
+            name: estimate(batch["var" if biased else name], plan.options.eps, count)
+            for name in ("var", "var_unbiased")
+        }
+        return updated(tensors, plan.options, {**batch, **kept}, 1)
 
     return _with_statistics(spec, change)
 
@@ -235,7 +274,6 @@ FAULTS = (
         source="https://github.com/flagos-ai/FlagGems/issues/5222",
         changes=GRADIENTS,
         layer=inverse_std_as_variance,
-        applies=is_training,
     ),
     Fault(
         name="running-std",
@@ -245,6 +283,26 @@ FAULTS = (
         source="https://github.com/FluxML/Flux.jl/issues/314",
         changes=frozenset({"running_stats"}),
         layer=running_std,
+        applies=is_training,
+    ),
+    Fault(
+        name="running-std",
+        families=BATCH,
+        message="You updated the running variance with sqrt(var + eps) * n / (n - 1); update it "
+        "with the variance, without eps.",
+        source="https://github.com/FluxML/Flux.jl/issues/314",
+        changes=frozenset({"running_stats"}),
+        layer=running_std_of_flux,
+        applies=is_training,
+    ),
+    Fault(
+        name="running-inverse-std",
+        families=BATCH,
+        message="You updated the running variance with 1 / sqrt(var + eps); update it with the "
+        "variance.",
+        source="https://github.com/torch/nn/issues/609",
+        changes=frozenset({"running_stats"}),
+        layer=running_inverse_std,
         applies=is_training,
     ),
     Fault(

@@ -1,7 +1,7 @@
 """Faults of max pooling: what wins a window, and how its position is counted."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,6 +26,7 @@ from app.faults._maxima import (
 from app.layers import LayerSpec, Plan, Tensors
 from app.layers._windows import SlidingAxis
 
+Layer = Callable[[LayerSpec], LayerSpec]
 SLIDING = frozenset({"max_pool"})
 INDEXED = SLIDING | {"adaptive_pool"}
 ALL = INDEXED | {"global_pool"}
@@ -36,8 +37,8 @@ def _is_empty(plan: Plan) -> bool:
 
 
 def zero_padded(spec: LayerSpec) -> LayerSpec:
-    """Zeros as padding, which can win. The index of one follows from its coordinates, by the same
-    formula as that of an element.
+    """Zeros as padding, which can win, and nothing in ceil mode's overhang. The index of a zero
+    follows from its coordinates, by the same formula as that of an element.
     """
 
     def run(tensors: Tensors, plan: Plan) -> Tensors:
@@ -47,6 +48,17 @@ def zero_padded(spec: LayerSpec) -> LayerSpec:
         inner = [exact(kept(axis, input=axis.padded, before=0)) for axis in plan.axes]
         output, at = over_padded(spec, F.pad(x, sides), plan, inner, lowest(x))
         at = [found - axis.before for found, axis in zip(at, plan.axes, strict=True)]
+        return answer(output, position(at, x.shape[2:]), x.shape[2:], plan)
+
+    return rebuilt(spec, run, room=room)
+
+
+def zero_filled(spec: LayerSpec) -> LayerSpec:
+    """Zeros in ceil mode's overhang as well as in the padding."""
+
+    def run(tensors: Tensors, plan: Plan) -> Tensors:
+        x = image(tensors)
+        output, at = over_padded(spec, x, plan, [kept(axis) for axis in plan.axes], 0)
         return answer(output, position(at, x.shape[2:]), x.shape[2:], plan)
 
     return rebuilt(spec, run, room=room)
@@ -67,8 +79,9 @@ def nan_if_first(spec: LayerSpec) -> LayerSpec:
             f.expand(_windows(plan, x)) for f in along([firsts(a, x.device) for a in plan.axes])
         ]
         begins = position(first, lengths).reshape(where.shape)
-        where = torch.where(taken(x.detach(), begins).isnan(), begins, where)
-        return answer(taken(x, where), where, lengths, plan)
+        begins = torch.where(where < 0, -1, begins)
+        where = torch.where(taken(x.detach(), begins, plan).isnan(), begins, where)
+        return answer(taken(x, where, plan), where, lengths, plan)
 
     return rebuilt(spec, run, room=room)
 
@@ -84,9 +97,11 @@ def lowest_finite(spec: LayerSpec) -> LayerSpec:
             return spec.run(tensors, plan)
         compared = without_nan(x)
         output, where = maxima(spec, compared, plan)
+        is_empty = where < 0
         where = torch.where(output == -math.inf, -1, where)
         least = torch.finfo(x.dtype).min
-        output = torch.where(where < 0, least, taken(compared, where))
+        found = taken(compared, where, plan)
+        output = torch.where((where < 0) & ~is_empty, least, found)
         return answer(output, where, x.shape[2:], plan)
 
     return rebuilt(spec, run, room=room)
@@ -109,7 +124,7 @@ def tie_last(spec: LayerSpec) -> LayerSpec:
         _, last = maxima(spec, x.detach().flip(spatial), flipped)
         last = math.prod(x.shape[2:]) - 1 - last.flip(spatial[: last.dim() - 2])
         where = torch.where(plain.isnan() | (first < 0), first, last)
-        return answer(taken(source(x, plan), where), where, x.shape[2:], plan)
+        return answer(taken(source(x, plan), where, plan), where, x.shape[2:], plan)
 
     return rebuilt(spec, run, room=room)
 
@@ -123,7 +138,8 @@ def tie_column_major(spec: LayerSpec) -> LayerSpec:
         x = image(tensors)
         if _is_empty(plan):
             return spec.run(tensors, plan)
-        turned = with_axes(plan, plan.axes[::-1])
+        axes = [exact(axis) if isinstance(axis, SlidingAxis) else axis for axis in plan.axes]
+        turned = with_axes(plan, axes[::-1])
         shape = plan.outputs["output"]
         order = (0, 1, *range(len(shape) - 1, 1, -1))
         size = getattr(plan.options, "output_size", ())
@@ -137,9 +153,25 @@ def tie_column_major(spec: LayerSpec) -> LayerSpec:
         where = found.permute(order)
         at = coordinates(where, across.shape[2:])[::-1]
         where = torch.where(where < 0, -1, position(at, x.shape[2:]))
-        return answer(taken(source(x, plan), where), where, x.shape[2:], plan)
+        return answer(taken(source(x, plan), where, plan), where, x.shape[2:], plan)
 
     return rebuilt(spec, run, room=room)
+
+
+def with_right_indices(layer: Layer) -> Layer:
+    """The layer's own indices, with the gradient that `layer` gives."""
+
+    def built(spec: LayerSpec) -> LayerSpec:
+        other = layer(spec)
+        if other is spec:
+            return spec
+
+        def run(tensors: Tensors, plan: Plan) -> Tensors:
+            return {**spec.run(tensors, plan), "output": other.run(tensors, plan)["output"]}
+
+        return replace(other, run=run)
+
+    return built
 
 
 def from_one(spec: LayerSpec) -> LayerSpec:
@@ -235,6 +267,14 @@ FAULTS = (
         applies=_padded,
     ),
     Fault(
+        name="zero-padded-maximum",
+        families=SLIDING,
+        message="You filled ceil mode's last windows with zeros, which win where all elements of a "
+        "window are negative; what is outside the input must never be the maximum.",
+        layer=zero_filled,
+        applies=lambda plan: any(axis.overhang for axis in plan.axes),
+    ),
+    Fault(
         name="nan-if-first",
         families=ALL,
         message="Your `if (x > best)` loop begins with the window's first element, so NaN wins "
@@ -261,6 +301,16 @@ FAULTS = (
         layer=tie_last,
     ),
     Fault(
+        name="tie-last",
+        families=INDEXED,
+        message="Of several equal maxima you gave the index of the first and the gradient to the "
+        "last; the gradient belongs to the first as well.",
+        source="https://github.com/FluxML/NNlib.jl/issues/205",
+        changes=GRADIENTS,
+        layer=with_right_indices(tie_last),
+        applies=_with_indices,
+    ),
+    Fault(
         name="tie-column-major",
         families=ALL,
         message="You looked for the first of several equal maxima in column-major order, as Julia "
@@ -269,6 +319,16 @@ FAULTS = (
         changes=GRADIENTS | {"indices"},
         layer=tie_column_major,
         applies=_several,
+    ),
+    Fault(
+        name="tie-column-major",
+        families=INDEXED,
+        message="Of several equal maxima you gave the index of the first in row-major order and "
+        "the gradient to the first in column-major order; it belongs to the same element.",
+        source="https://github.com/FluxML/NNlib.jl/issues/205",
+        changes=GRADIENTS,
+        layer=with_right_indices(tie_column_major),
+        applies=lambda plan: _several(plan) and _with_indices(plan),
     ),
     Fault(
         name="index-from-one",

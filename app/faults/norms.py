@@ -1,24 +1,25 @@
-"""Faults of every norm: variance, eps, gradient, weight and bias."""
+"""Faults of every norm: mean, variance, eps, and gradient."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from app.faults._fault import GRADIENTS, Fault, rebuilt
 from app.faults._norm import (
-    BATCH,
     NORMS,
     Rule,
     is_rms,
     is_training,
     normalized,
     room,
+    summed_in_order,
+    together,
 )
 from app.layers import LayerSpec, Plan, Tensors
 
 Layer = Callable[[LayerSpec], LayerSpec]
+Mean = Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor]
 
 
 def by_rule(rule: Rule, *, with_rms: bool = True) -> Layer:
@@ -33,7 +34,9 @@ def by_rule(rule: Rule, *, with_rms: bool = True) -> Layer:
 
 
 def by_fast_variance(sums: str) -> Layer:
-    """E[x^2] - E[x]^2, clipped at 0, in the input's dtype; in float32 for half types."""
+    """E[x^2] - E[x]^2, clipped at 0, in the input's dtype; in float32 for half types. The means
+    are torch's or numpy's, or added one after the other.
+    """
     mean = {"torch": _mean, "numpy": _numpy_mean, "in order": _mean_in_order}[sums]
 
     def variance(values: torch.Tensor, center: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
@@ -55,6 +58,69 @@ def by_fast_variance(sums: str) -> Layer:
         return rebuilt(spec, run, room=room)
 
     return layer
+
+
+def by_fast_variance_in_halves(sums: Mean, center: Mean, *, throughout: bool = False) -> Layer:
+    """E[x^2] - E[x]^2, clipped at 0, each step rounded to the half type; so is normalization after
+    it, if `throughout`, and otherwise it is in float32. `sums` are the means of the variance,
+    `center` is that which the values are centered on.
+    """
+
+    def layer(spec: LayerSpec) -> LayerSpec:
+        if is_rms(spec):
+            return spec
+
+        def run(tensors: Tensors, plan: Plan) -> Tensors:
+            dtype = next(iter(tensors.values())).dtype
+            wide = tensors
+            if not throughout:
+                wide = {name: tensor.float() for name, tensor in tensors.items()}
+
+            def mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+                return center(values.to(dtype), dims).to(values.dtype)
+
+            def variance(
+                values: torch.Tensor, _: torch.Tensor, dims: tuple[int, ...]
+            ) -> torch.Tensor:
+                halves = values.to(dtype)
+                fast = sums(halves.square(), dims) - sums(halves, dims).square()
+                return fast.clamp(min=0).to(values.dtype)
+
+            return normalized(spec, wide, plan, Rule(mean=mean, variance=variance))
+
+        calls = (lambda plan: 4 * together(plan)) if sums is _half_mean_in_order else _no_calls
+        return rebuilt(spec, run, room=lambda plan: 2 * room(plan), calls=calls)
+
+    return layer
+
+
+def _no_calls(plan: Plan) -> int:
+    return 0
+
+
+def _half_mean_in_order(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    mean = _mean(values, dims)
+    total = summed_in_order(values.detach(), dims)
+    found = total / (values.numel() // max(mean.numel(), 1))
+    return torch.where(found.isfinite(), mean + (found - mean).detach(), mean)
+
+
+def _zero_mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    return torch.zeros_like(values.detach().mean(dims, keepdim=True))
+
+
+def mean_subtracted(spec: LayerSpec) -> LayerSpec:
+    """RMS norm of the values minus their mean."""
+    if not is_rms(spec):
+        return spec
+    return by_rule(Rule(centers_rms=True))(spec)
+
+
+def mean_kept(spec: LayerSpec) -> LayerSpec:
+    """Values over the root of their mean square."""
+    if is_rms(spec):
+        return spec
+    return by_rule(Rule(mean=_zero_mean))(spec)
 
 
 def _mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
@@ -109,17 +175,6 @@ def _no_eps(var: torch.Tensor, eps: float, count: int) -> torch.Tensor:
     return 1 / var.sqrt()
 
 
-def affine_swapped(spec: LayerSpec) -> LayerSpec:
-    """The normalized value times the bias, plus the weight."""
-    if is_rms(spec):
-        return spec
-
-    def run(tensors: Tensors, plan: Plan) -> Tensors:
-        return spec.run({**tensors, "weight": tensors["bias"], "bias": tensors["weight"]}, plan)
-
-    return replace(spec, run=run)
-
-
 def _has_eps(plan: Plan) -> bool:
     return bool(plan.options.eps)
 
@@ -140,6 +195,37 @@ FAULTS = (
             in_dtype=True,
         )
         for sums in ("numpy", "torch", "in order")
+    ),
+    *(
+        Fault(
+            name="variance-fast",
+            families=NORMS,
+            message=FAST,
+            source="https://github.com/tenstorrent/tt-metal/issues/45968",
+            layer=layer,
+            applies=is_training,
+            in_dtype=True,
+            only_halves=True,
+        )
+        for layer in (
+            by_fast_variance_in_halves(_mean, _mean),
+            by_fast_variance_in_halves(_mean, _mean, throughout=True),
+            by_fast_variance_in_halves(_half_mean_in_order, _half_mean_in_order),
+            by_fast_variance_in_halves(_half_mean_in_order, _mean),
+        )
+    ),
+    Fault(
+        name="mean-subtracted",
+        families=frozenset({"layer_norm"}),
+        message="You subtracted the mean, as layer norm does; RMS norm subtracts none.",
+        layer=mean_subtracted,
+    ),
+    Fault(
+        name="mean-kept",
+        families=frozenset({"layer_norm"}),
+        message="You divided by the root of the mean square without subtracting the mean, as RMS "
+        "norm does; subtract it first.",
+        layer=mean_kept,
     ),
     Fault(
         name="variance-unbiased-output",
@@ -213,12 +299,5 @@ FAULTS = (
         changes=GRADIENTS,
         layer=by_rule(Rule(holds_variance=True), with_rms=False),
         applies=is_training,
-    ),
-    Fault(
-        name="affine-swapped",
-        families=BATCH | {"group_norm", "layer_norm"},
-        message="You exchanged weight and bias; the normalized value is multiplied by the weight, "
-        "and the bias is added.",
-        layer=affine_swapped,
     ),
 )

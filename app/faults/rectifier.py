@@ -1,6 +1,7 @@
 """Faults of ReLU."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -22,16 +23,21 @@ def nan_to_zero(spec: LayerSpec) -> LayerSpec:
     return replace(spec, run=run)
 
 
-def gradient_at_zero(spec: LayerSpec) -> LayerSpec:
-    """A gradient that passes where x >= 0."""
+def gradient_at_zero(share: float) -> Callable[[LayerSpec], LayerSpec]:
+    """A gradient of which this share passes where x is 0."""
 
-    def run(tensors: Tensors, plan: Plan) -> Tensors:
-        x = tensors["input"]
-        passes = ~(x.detach() < 0)
-        output = torch.relu(x.detach())
-        return {"output": with_gradients(output, (x,), lambda grad: (grad * passes,))}
+    def layer(spec: LayerSpec) -> LayerSpec:
+        def run(tensors: Tensors, plan: Plan) -> Tensors:
+            x = tensors["input"]
+            values = x.detach()
+            passes = torch.where(values == 0, share, (~(values < 0)).to(values))
+            return {
+                "output": with_gradients(values.relu(), (x,), lambda grad: (grad * passes,)),
+            }
 
-    return rebuilt(spec, run, room=lambda plan: math.prod(plan.outputs["output"]))
+        return rebuilt(spec, run, room=lambda plan: 2 * math.prod(plan.outputs["output"]))
+
+    return layer
 
 
 FAULTS = (
@@ -47,6 +53,13 @@ FAULTS = (
         families=RELU,
         message="Your gradient passes where x is 0 (`x >= 0`); there it is 0.",
         changes=GRADIENTS,
-        layer=gradient_at_zero,
+        layer=gradient_at_zero(1),
+    ),
+    Fault(
+        name="gradient-at-zero",
+        families=RELU,
+        message="Your gradient is half of the output's where x is 0; there it is 0.",
+        changes=GRADIENTS,
+        layer=gradient_at_zero(0.5),
     ),
 )

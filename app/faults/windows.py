@@ -22,6 +22,7 @@ from app.faults._maxima import (
     source,
     taken,
 )
+from app.faults._weights import ordered, ordered_shape, with_kernel
 from app.layers import LayerSpec, Plan, Tensors
 from app.layers._windows import SlidingAxis
 from app.schemas.options import LayerOptions
@@ -106,7 +107,7 @@ def _maxima(x: torch.Tensor, taps: list[torch.Tensor], plan: Plan) -> Tensors:
     ]
     is_empty = torch.stack([coordinate < 0 for coordinate in chosen]).any(0)
     where = torch.where(is_empty, -1, position(chosen, x.shape[2:]))
-    return answer(taken(compared, where), where, x.shape[2:], plan)
+    return answer(taken(compared, where, plan), where, x.shape[2:], plan)
 
 
 def _taps(plan: Plan) -> int:
@@ -141,14 +142,15 @@ def swapped(spec: LayerSpec) -> LayerSpec:
     def plan(shapes: Shapes, options: LayerOptions) -> Plan:
         turned = dict(shapes)
         if "weight" in shapes:
-            out, channels, *kernel = shapes["weight"]
-            turned["weight"] = (out, channels, *reversed(kernel))
+            kernel = ordered_shape(shapes["weight"], options)[:1:-1]
+            turned["weight"] = with_kernel(shapes["weight"], kernel, options)
         own = _swapped_plan(spec, turned, options)
         return replace(own, inputs={**own.inputs, **shapes})
 
     def run(tensors: Tensors, plan: Plan) -> Tensors:
         if "weight" not in tensors:
             return spec.run(tensors, plan)
+        tensors, plan = ordered(tensors, plan)
         weight = tensors["weight"]
         turned = weight.permute(0, 1, *range(weight.dim() - 1, 1, -1)).contiguous()
         inputs = {**plan.inputs, "weight": tuple(turned.shape)}

@@ -71,6 +71,43 @@ def test_the_reported_gradient_over_the_kernel() -> None:
     assert_same(found, {"output": [[[1, 3.5]]], "gradients.input": np.full((1, 1, 5), 1 / 3)})
 
 
+@pytest.mark.parametrize("dims", DIMS)
+def test_sums_in_place_of_averages(dims: int) -> None:
+    x = image(dims)
+    for kind, axes, sent in (
+        ("avg", windows(dims), SENT),
+        ("adaptive_avg", [adaptive(n, 4) for n in LENGTHS[dims]], {"output_size": 4}),
+    ):
+        grad = np.random.default_rng(1).normal(size=shape_of(x, axes))
+        expected = avg_pool(x, axes, grad, lambda taps: 1)
+        (fault,) = of_name("average-undivided", f"{kind}_pool{dims}d")
+        assert_same(emulated(fault, f"{kind}_pool{dims}d", {"input": x}, grad, **sent), expected)
+    (fault,) = of_name("average-undivided", "global_avg_pool")
+    spatial = tuple(range(2, x.ndim))
+    grad = np.random.default_rng(1).normal(size=(2, 2, *[1] * dims))
+    expected = {"output": x.sum(spatial, keepdims=True), "gradients.input": grad + 0 * x}
+    assert_same(emulated(fault, "global_avg_pool", {"input": x}, grad), expected)
+
+
+@pytest.mark.parametrize("p", [2.0, 3.0])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_p_norms_without_the_root(absolute: bool, p: float) -> None:
+    """Sums of powers, a partial window's scaled up; of odd powers that may be negative."""
+    x = image(1)
+    sent = {"kernel_size": 3, "stride": 2, "ceil_mode": True, "norm_type": p, "lp_abs": absolute}
+    grad = np.random.default_rng(1).normal(size=(2, 2, 3))
+    output, dx = np.zeros((2, 2, 3)), np.zeros_like(x)
+    for n, c, o in np.ndindex(output.shape):
+        taps = x[n, c, 2 * o : 2 * o + 3]
+        scale = 3 / len(taps)
+        output[n, c, o] = scale * ((abs(taps) if absolute else taps) ** p).sum()
+        slope = abs(taps) ** (p - 1) * np.sign(taps) if absolute else taps ** (p - 1)
+        dx[n, c, 2 * o : 2 * o + 3] += grad[n, c, o] * scale * p * slope
+    (fault,) = of_name("root-missing", "lp_pool1d")
+    found = emulated(fault, "lp_pool1d", {"input": x}, grad, **sent)
+    assert_same(found, {"output": output, "gradients.input": dx})
+
+
 @pytest.mark.parametrize("keepdims", [True, False])
 def test_global_pooling(keepdims: bool) -> None:
     x = image(2)

@@ -70,6 +70,33 @@ def test_inverse_std_as_variance(dims: int) -> None:
     assert not np.allclose(own["gradients.input"], dx)
 
 
+@pytest.mark.parametrize("layer", ["batch_norm1d", "sync_batch_norm"])
+def test_inverse_std_as_variance_with_running_statistics(layer: str) -> None:
+    (fault,) = of_name("inverse-std-as-variance", layer)
+    inputs = inputs_of((4, 3, 2), running=True)
+    x, grad = inputs["input"], np.random.default_rng(1).normal(size=(4, 3, 2))
+    right_inverse = by_channel(1 / np.sqrt(inputs["running_var"] + EPS), x)
+    inverse = 1 / np.sqrt(right_inverse + EPS)
+    moved = x - by_channel(inputs["running_mean"], x)
+    weight = by_channel(inputs["weight"], x)
+    expected = {
+        "output": moved * right_inverse * weight + by_channel(inputs["bias"], x),
+        "gradients.input": grad * weight * inverse,
+        "gradients.weight": (grad * moved * inverse).sum((0, 2)),
+        "gradients.bias": grad.sum((0, 2)),
+    }
+    sent: dict[str, np.ndarray] = dict(inputs)
+    grads: Any = grad
+    if layer == "sync_batch_norm":
+        del sent["input"]
+        sent |= {"inputs.0": x[:1], "inputs.1": x[1:]}
+        grads = [grad[:1], grad[1:]]
+        for name, own in (("output", "outputs"), ("gradients.input", "gradients.inputs")):
+            whole = expected.pop(name)
+            expected |= {f"{own}.0": whole[:1], f"{own}.1": whole[1:]}
+    assert_same(emulated(fault, layer, sent, grads, training=False, eps=EPS), expected)
+
+
 def running_after(old: Any, seen: Any, share: float, times: int = 1) -> Any:
     for _ in range(times):
         old = (1 - share) * old + share * seen
@@ -79,7 +106,7 @@ def running_after(old: Any, seen: Any, share: float, times: int = 1) -> Any:
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 @pytest.mark.parametrize("name", ["running-std", "running-not-updated", "running-updated-twice"])
 def test_running_statistics(name: str, estimator: str) -> None:
-    (fault,) = of_name(name, "batch_norm2d")
+    fault = of_name(name, "batch_norm2d")[0]
     inputs = inputs_of(SHAPES[2], running=True)
     x, axes = inputs["input"], all_but(inputs["input"], 1)
     mean, var = x.mean(axes), x.var(axes, ddof=estimator == "unbiased")
@@ -111,6 +138,23 @@ def test_running_statistics(name: str, estimator: str) -> None:
     own = right("batch_norm2d", inputs, grad, **sent)
     assert_same(found, {**own, **stats})
     assert not np.allclose(own["running_stats.var"], found["running_stats.var"])
+
+
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+def test_other_estimates_than_the_variance(estimator: str) -> None:
+    """That of Flux#314, and the inverse deviation; both of the biased variance."""
+    inputs = inputs_of(SHAPES[2], running=True)
+    x, axes = inputs["input"], all_but(inputs["input"], 1)
+    count = x.size // x.shape[1]
+    deviation = np.sqrt(x.var(axes) + EPS)
+    _, flux = of_name("running-std", "batch_norm2d")
+    (inverse,) = of_name("running-inverse-std", "batch_norm2d")
+    sent = {"training": True, "momentum": 0.3, "eps": EPS, "running_var_estimator": estimator}
+    for fault, kept in ((flux, deviation * count / (count - 1)), (inverse, 1 / deviation)):
+        found = emulated(fault, "batch_norm2d", inputs, **sent)
+        own = right("batch_norm2d", inputs, **sent)
+        var = running_after(inputs["running_var"], kept, 0.3)
+        assert_same(found, {**own, "running_stats.var": var})
 
 
 def test_a_cumulative_average_updated_twice() -> None:

@@ -14,8 +14,12 @@ DIMS = (1, 2, 3)
 SENT: dict[str, Any] = {"stride": 2, "padding": [[1, 2]], "convention": "onnx"}
 
 
+def hwio(weight: np.ndarray) -> np.ndarray:
+    return np.moveaxis(weight, (1, 0), (-2, -1))
+
+
 def check(name: str, dims: int, turn: Any, turn_back: Any, groups: int = 1) -> None:
-    """`turn` is what the client does to the weight before a right convolution."""
+    """`turn` is what the client does to [out, in, *kernel] before a right convolution."""
     layer = f"conv{dims}d"
     (fault,) = of_name(name, layer)
     rng = np.random.default_rng(0)
@@ -30,6 +34,9 @@ def check(name: str, dims: int, turn: Any, turn_back: Any, groups: int = 1) -> N
     assert_same(emulated(fault, layer, inputs, grad, **sent), expected)
     own = right(layer, inputs, grad, **sent)
     assert not np.allclose(own["output"], expected["output"])
+    inputs["weight"], sent["weight_layout"] = hwio(weight), "hwio"
+    expected["gradients.weight"] = hwio(expected["gradients.weight"])
+    assert_same(emulated(fault, layer, inputs, grad, **sent), expected)
 
 
 @pytest.mark.parametrize("dims", DIMS)
@@ -70,3 +77,6 @@ def test_only_square_weights_are_transposed(
     (fault,) = of_name("weight-transposed", "conv1d")
     inputs = {"input": np.zeros((1, shape[1] * groups, 7)), "weight": np.zeros(shape)}
     assert fault.applies(planned(spec, spec, inputs, groups=groups)) is applies
+    inputs["weight"] = hwio(inputs["weight"])
+    sent = {"groups": groups, "weight_layout": "hwio"}
+    assert fault.applies(planned(spec, spec, inputs, **sent)) is applies

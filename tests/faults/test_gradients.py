@@ -55,7 +55,7 @@ def test_relu_without_nan() -> None:
 
 
 def test_relu_with_a_gradient_at_zero() -> None:
-    (fault,) = of_name("gradient-at-zero", "relu")
     x, grad = np.array([math.nan, -1.0, 0.0, 2.0]), np.array([1.0, 2.0, 4.0, 8.0])
-    found = emulated(fault, "relu", {"input": x}, grad)
-    assert_same(found, {"output": [math.nan, 0, 0, 2], "gradients.input": [1, 0, 4, 8]})
+    for fault, at_zero in zip(of_name("gradient-at-zero", "relu"), (4, 2), strict=True):
+        found = emulated(fault, "relu", {"input": x}, grad)
+        assert_same(found, {"output": [math.nan, 0, 0, 2], "gradients.input": [1, 0, at_zero, 8]})

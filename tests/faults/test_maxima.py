@@ -61,14 +61,19 @@ def with_nans(dims: int) -> np.ndarray:
 
 def check(name: str, kind: str, dims: int, x: np.ndarray, **rules: Any) -> None:
     layer, axes = layer_of(kind, dims), windows_of(kind, dims)
-    (fault,) = of_name(name, layer)
+    fault, *others = of_name(name, layer)
     grad = np.random.default_rng(1).normal(size=shape_of(x, axes))
     expected = max_pool(x, axes, grad, **rules)
     if kind == "global_max":
         expected.pop("indices")
     found = emulated(fault, layer, {"input": x}, grad, **options_of(kind))
     assert_same(found, expected)
-    assert_wrong(expected, right(layer, {"input": x}, grad, **options_of(kind)))
+    own = right(layer, {"input": x}, grad, **options_of(kind))
+    assert_wrong(expected, own)
+    for other in others:  # with the right indices
+        found = emulated(other, layer, {"input": x}, grad, **options_of(kind))
+        assert_same(found, {**expected, "indices": own["indices"]})
+        assert_wrong({"indices": expected["indices"]}, own)
 
 
 def assert_wrong(expected: Arrays, found: Arrays) -> None:
@@ -88,6 +93,40 @@ def test_tie_last(kind: str, dims: int) -> None:
 @pytest.mark.parametrize("kind", LAYERS)
 def test_tie_column_major(kind: str, dims: int) -> None:
     check("tie-column-major", kind, dims, with_ties(dims), order=column_major)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["tie-last", "tie-column-major"])
+def test_ties_in_ceil_mode(name: str, dims: int) -> None:
+    fault, _ = of_name(name, f"max_pool{dims}d")
+    x = with_ties(dims)
+    axes = [sliding(n, 2, 2, 0, n % 2) for n in LENGTHS[dims]]
+    rules: Any = {"order": column_major}
+    if name == "tie-last":
+        rules = {"wins": lambda value, best: value >= best}
+    grad = np.random.default_rng(1).normal(size=shape_of(x, axes))
+    sent = {"kernel_size": 2, "ceil_mode": True, "return_indices": True}
+    found = emulated(fault, f"max_pool{dims}d", {"input": x}, grad, **sent)
+    assert_same(found, max_pool(x, axes, grad, **rules))
+
+
+FAR: dict[str, Any] = {"kernel_size": 2, "dilation": 4, "stride": 1, "padding": [[4, 3]]}
+"""Over 3 elements: windows of two taps, some of them both outside."""
+
+
+@pytest.mark.parametrize("name", ["tie-last", "nan-if-first", "maximum-from-lowest"])
+@pytest.mark.parametrize(("choice", "empty"), [("zero", 0.0), ("lowest", -math.inf)])
+def test_windows_without_elements(name: str, choice: str, empty: float) -> None:
+    fault = of_name(name, "max_pool1d")[0]
+    x = np.array([[[2.0, 5.0, 3.0]]])
+    sent = {**FAR, "convention": "onnx", "empty_window": choice, "return_indices": True}
+    axes = [sliding(3, 2, 1, 4, 3, 4)]
+    grad = np.arange(1.0, len(axes[0]) + 1).reshape(1, 1, -1)
+    expected = max_pool(x, axes, grad)
+    expected["output"][expected["indices"] < 0] = empty
+    assert (expected["indices"] < 0).any()
+    dtype = torch.float32 if fault.in_dtype else torch.float64
+    assert_same(emulated(fault, "max_pool1d", {"input": x}, grad, dtype, **sent), expected)
 
 
 @pytest.mark.parametrize("dims", DIMS)
@@ -134,25 +173,48 @@ def test_maximum_from_lowest(kind: str, dims: int) -> None:
 
 @pytest.mark.parametrize("dims", DIMS)
 def test_zero_padded_maximum(dims: int) -> None:
-    (fault,) = of_name("zero-padded-maximum", f"max_pool{dims}d")
+    fault, _ = of_name("zero-padded-maximum", f"max_pool{dims}d")
     x = with_ties(dims) - 2.5
-    axes = windows_of("max", dims)
+    check_zeros(fault, x, windows_of("max", dims), options_of("max"), 1, 1)
+
+
+def check_zeros(
+    fault: Fault, x: np.ndarray, axes: Axes, sent: dict[str, Any], before: int, after: int
+) -> None:
+    """Against maxima of an input with zeros around it."""
+    dims = x.ndim - 2
     grad = np.random.default_rng(1).normal(size=shape_of(x, axes))
-    padded = np.pad(x, ((0, 0), (0, 0), *[(1, 1)] * dims))
-    moved = [[[c + 1 for c in window] for window in axis] for axis in axes]
+    padded = np.pad(x, ((0, 0), (0, 0), *[(before, after)] * dims))
+    moved = [[[c + before for c in window] for window in axis] for axis in axes]
     expected = max_pool(padded, moved, grad)
-    inner: Any = (..., *(slice(1, -1) for _ in range(dims)))
+    inner: Any = (..., *(slice(before, before + n) for n in x.shape[2:]))
     expected["gradients.input"] = expected["gradients.input"][inner]
     where = expected["indices"]
     for o in np.ndindex(where.shape):
         at = np.unravel_index(where[o], padded.shape[2:])
-        where[o] = plane_index([int(c) - 1 for c in at], x.shape[2:])
-    found = emulated(fault, f"max_pool{dims}d", {"input": x}, grad, **options_of("max"))
+        where[o] = plane_index([int(c) - before for c in at], x.shape[2:])
+    found = emulated(fault, f"max_pool{dims}d", {"input": x}, grad, **sent)
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize("before", [0, 1])
+def test_overhang_filled_with_zeros(before: int, dims: int) -> None:
+    """Windows of 3, two apart, over 4 elements an axis: the last one reaches beyond the end."""
+    _, fault = of_name("zero-padded-maximum", f"max_pool{dims}d")
+    x = np.random.default_rng(0).integers(0, 3, (2, 2, *[4] * dims)) - 2.5
+    sent = {"kernel_size": 3, "stride": 2, "padding": [[before, 0]], "ceil_mode": True}
+    sent |= {"return_indices": True, "index_base": "plane", "convention": "onnx"}
+    axes = [sliding(4, 3, 2, before, 1 - before)] * dims
+    if not before:
+        check_zeros(fault, x, axes, sent, 0, 1)
+    else:
+        sent["stride"] = 3
+        check_zeros(fault, x, [sliding(4, 3, 3, 1, 1)] * dims, sent, 1, 1)
+
+
 def test_overhang_is_not_padded_with_zeros() -> None:
-    (fault,) = of_name("zero-padded-maximum", "max_pool1d")
+    fault, _ = of_name("zero-padded-maximum", "max_pool1d")
     x = np.array([[[-3.0, -1.0, -2.0, -5.0, -4.0]]])
     sent = {"kernel_size": 2, "stride": 2, "padding": [[1, 0]], "ceil_mode": True}
     found = emulated(fault, "max_pool1d", {"input": x}, **sent)
@@ -217,5 +279,4 @@ def test_index_bases_hold_with_faults() -> None:
 
 
 def index_fault(name: str) -> Fault:
-    (fault,) = of_name(name, "max_pool1d")
-    return fault
+    return of_name(name, "max_pool1d")[0]

@@ -23,6 +23,21 @@ from tests.faults._emulation import (
 )
 
 EPS = 0.25
+Round = Callable[[Any], np.ndarray]
+
+
+def to_float16(x: Any) -> np.ndarray:
+    return np.asarray(x).astype(np.float16).astype(float)
+
+
+def to_bfloat16(x: Any) -> np.ndarray:
+    """To nearest, ties to even, on the upper half of a float32."""
+    bits: Any = np.asarray(x).astype(np.float32).view(np.uint32).astype(np.uint64)
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return np.asarray(bits.astype(np.uint32).view(np.float32).astype(float))
+
+
+ROUNDINGS = [(torch.float16, to_float16), (torch.bfloat16, to_bfloat16)]
 
 
 class Norm(NamedTuple):
@@ -161,20 +176,6 @@ def test_terms_missing_from_the_gradient(name: str, norm: Norm) -> None:
     assert not np.allclose(own["gradients.input"], found["gradients.input"])
 
 
-@EACH
-def test_affine_swapped(norm: Norm) -> None:
-    (fault,) = of_name("affine-swapped", norm.layer)
-    inputs, grad = inputs_of(norm), gradient_of(norm)
-    forward = client(norm, lambda var, n: 1 / np.sqrt(var + EPS))
-
-    def swapped(input: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Any:  # noqa: A002
-        return forward(input, bias, weight)
-
-    found = emulated(fault, norm.layer, inputs, grad, **sent(norm))
-    assert_same(found, {"output": swapped(**inputs)})
-    assert_slopes(found, differences(swapped, inputs, grad, list(inputs)))
-
-
 def numpy_sums(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return np.asarray(x.mean(axes, keepdims=True))
 
@@ -197,7 +198,7 @@ def sums_in_order(x: np.ndarray, axes: tuple[int, ...]) -> Any:
 def test_variance_fast(norm: Norm, mean: float) -> None:
     inputs = {name: v.astype("float32") for name, v in inputs_of(norm, mean).items()}
     x = inputs["input"].reshape(norm.grouped)
-    faults = of_name("variance-fast", norm.layer)
+    faults = [fault for fault in of_name("variance-fast", norm.layer) if not fault.only_halves]
     exact = inputs["input"].astype(float).reshape(norm.grouped).var(norm.axes)
     for fault, mean_of in zip(faults, (numpy_sums, torch_sums, sums_in_order), strict=True):
         assert fault.in_dtype
@@ -220,9 +221,61 @@ def test_the_gradient_of_a_fast_variance() -> None:
     inputs, grad = inputs_of(norm), gradient_of(norm)
     forward = client(norm, lambda var, n: 1 / np.sqrt(var + EPS))
     for fault in of_name("variance-fast", norm.layer):
+        if fault.only_halves:
+            continue
         found = emulated(fault, norm.layer, inputs, grad, torch.float64, **sent(norm))
         assert_same(found, {"output": forward(**inputs)}, rtol=1e-7)
         assert_slopes(found, differences(forward, inputs, grad, list(inputs)))
+
+
+def rounded_each(x: np.ndarray, axes: tuple[int, ...], near: Round) -> np.ndarray:
+    """A mean of values that are added one after the other, rounded after each."""
+    total = np.zeros([1 if axis in axes else n for axis, n in enumerate(x.shape)])
+    for index in np.ndindex(x.shape):
+        at = tuple(0 if axis in axes else i for axis, i in enumerate(index))
+        total[at] = near(total[at] + x[index])
+    return near(total / (x.size // total.size))
+
+
+@EACH
+@pytest.mark.parametrize(("dtype", "near"), ROUNDINGS, ids=["float16", "bfloat16"])
+def test_variance_fast_in_half_types(norm: Norm, dtype: torch.dtype, near: Round) -> None:
+    """Each step rounded, in plain numpy."""
+    inputs = {name: near(v) for name, v in inputs_of(norm, 30.0).items()}
+    x = inputs["input"].reshape(norm.grouped)
+    once = near(x.mean(norm.axes, keepdims=True))
+    square = near(near(x * x).mean(norm.axes, keepdims=True))
+    var = np.maximum(near(square - near(once * once)), 0)
+    each = rounded_each(x, norm.axes, near)
+    square = rounded_each(near(x * x), norm.axes, near)
+    var_in_order = np.maximum(near(square - near(each * each)), 0)
+    faults = [fault for fault in of_name("variance-fast", norm.layer) if fault.only_halves]
+    clients: list[tuple[Round, Any, Any]] = [
+        (np.asarray, once, var),
+        (near, once, var),
+        (np.asarray, each, var_in_order),
+        (np.asarray, once, var_in_order),
+    ]
+    for fault, (rounded, center, var) in zip(faults, clients, strict=True):
+        scale = rounded(1 / rounded(np.sqrt(rounded(var + EPS))))
+        normal = rounded(rounded(x - center) * scale).reshape(norm.shape)
+        output = rounded(normal * inputs["weight"].reshape(norm.vector))
+        output = rounded(output + inputs["bias"].reshape(norm.vector))
+        found = emulated(fault, norm.layer, inputs, None, dtype, **sent(norm))
+        assert_same(found, {"output": output}, rtol=1e-5, atol=1e-5)
+        exact = x.var(norm.axes, keepdims=True)
+        assert not np.allclose(var, exact, rtol=1e-2)
+
+
+def test_the_gradient_of_a_fast_variance_in_half_types() -> None:
+    """A variance that was clipped passes no gradient: here the mean of 259 rounds to 260."""
+    x, grad = np.array([[256.0, 258.0, 260.0, 262.0]]), np.array([[1.0, 0.0, 0.0, 0.0]])
+    faults = [fault for fault in of_name("variance-fast", "layer_norm") if fault.only_halves]
+    for fault in faults[:2]:
+        sent = {"axis": -1, "eps": EPS}
+        found = emulated(fault, "layer_norm", {"input": x}, grad, torch.bfloat16, **sent)
+        assert_same(found, {"output": [[-8, -4, 0, 4]]})
+        assert_same(found, {"gradients.input": [[1.5, -0.5, -0.5, -0.5]]})
 
 
 RMS_SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -251,6 +304,31 @@ def test_rms_norm(name: str) -> None:
     assert_slopes(found, differences(forward, inputs, grad, list(inputs)))
 
 
+def mean_taken(input: np.ndarray, weight: np.ndarray) -> Any:  # noqa: A002
+    moved = input - input.mean(-1, keepdims=True)
+    return moved / np.sqrt((moved**2).mean(-1, keepdims=True) + EPS) * weight
+
+
+def mean_left(input: np.ndarray, weight: np.ndarray) -> Any:  # noqa: A002
+    return input / np.sqrt((input**2).mean(-1, keepdims=True) + EPS) * weight
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "forward"),
+    [("mean-subtracted", "rms_norm", mean_taken), ("mean-kept", "layer_norm", mean_left)],
+)
+def test_one_norm_done_as_the_other(name: str, layer: str, forward: Any) -> None:
+    (fault,) = of_name(name, layer)
+    rng = np.random.default_rng(0)
+    inputs = {"input": rng.normal(0.5, 1, (3, 5)), "weight": rng.normal(size=5)}
+    grad = rng.normal(size=(3, 5))
+    found = emulated(fault, layer, inputs, grad, axis=-1, eps=EPS)
+    assert_same(found, {"output": forward(**inputs)})
+    assert_slopes(found, differences(forward, inputs, grad, list(inputs)))
+    own = right(layer, inputs, grad, axis=-1, eps=EPS)
+    assert not np.allclose(own["output"], found["output"], rtol=1e-3)
+
+
 def test_rms_norm_with_its_statistic_held_constant() -> None:
     (fault,) = of_name("statistics-held-constant", "rms_norm")
     rng = np.random.default_rng(0)
@@ -267,7 +345,7 @@ def test_rms_norm_with_its_statistic_held_constant() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["variance-fast", "variance-unbiased-output", "mean-term-missing", "affine-swapped"],
+    ["variance-fast", "variance-unbiased-output", "mean-term-missing", "mean-kept"],
 )
 def test_what_an_rms_norm_cannot_have(name: str) -> None:
     assert not of_name(name, "rms_norm")
@@ -311,6 +389,9 @@ def test_what_needs_batch_statistics_does_not_apply_without() -> None:
         "eps-as-floor",
         "eps-missing",
         "affine-swapped",
+        "affine-ignored",
+        "bias-ignored",
+        "inverse-std-as-variance",
         "half-accumulation",
         "loss-mean",
         "loss-mean-over-batch",

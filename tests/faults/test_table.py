@@ -13,7 +13,6 @@ from app.faults import FAULTS, Fault
 from app.layers import LAYERS, LayerSpec, Plan
 from tests.faults._emulation import Arrays, answered, planned
 
-HALF = "half-accumulation"
 NAN, INF = float("nan"), float("inf")
 Example = tuple[str, dict[str, Any], dict[str, Any]]
 
@@ -49,6 +48,7 @@ def examples() -> Iterator[Example]:
         yield "max_pool2d", {"input": x}, {**sliding, **indexed}
     yield "max_pool2d", {"input": x2}, {**sliding, **indexed, "dilation": [2, 1]}
     yield "max_pool2d", {"input": x2}, {**sliding, **indexed, "kernel_size": 3, "stride": 2}
+    yield "max_pool2d", {"input": x2 - 4}, {"kernel_size": 3, "stride": 2, "ceil_mode": True}
     yield "max_pool1d", {"input": x1}, {"kernel_size": 3, "padding": 1, **indexed}
     yield "max_pool3d", {"input": x3}, {"kernel_size": 3, "stride": 2, "padding": 1}
     for counted in (True, False):
@@ -99,7 +99,7 @@ def gradient(spec: LayerSpec, plan: Plan) -> Any:
 
 
 def dtype_of(fault: Fault) -> torch.dtype:
-    if fault.name == HALF:
+    if fault.only_halves:
         return torch.bfloat16
     return torch.float32 if fault.in_dtype else torch.float64
 

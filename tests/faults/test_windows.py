@@ -269,6 +269,11 @@ def test_axes_swapped_in_convolution(dims: int) -> None:
     sent = options(dims)
     del sent["kernel_size"]
     assert_same(emulated(whole, f"conv{dims}d", inputs, grad, **sent), expected)
+    for one in (inputs, expected):
+        name = "weight" if one is inputs else "gradients.weight"
+        one[name] = np.moveaxis(one[name], (1, 0), (-2, -1))
+    sent["weight_layout"] = "hwio"
+    assert_same(emulated(whole, f"conv{dims}d", inputs, grad, **sent), expected)
 
 
 def test_lp_pooling_loses_its_padding_as_averages_do() -> None:

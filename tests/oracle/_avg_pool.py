@@ -23,6 +23,8 @@ def avg_pool(request: Request) -> Results:
         for number, window in enumerate(seen):
             at = (n, c, *np.unravel_index(number, shape[2:]))
             divisor = divisor_of(window, request)
+            if request.fault == "average-undivided":
+                divisor = 1
             total = added(planes(x)[n, c, window.inside], request)
             output[at] = total / divisor if window.inside else 0
             if gradient is None:

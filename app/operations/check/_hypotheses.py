@@ -13,8 +13,6 @@ from app.schemas.options import CONVENTIONS
 from app.schemas.tensors import DTYPES
 
 LEVELS = 5
-HALF = "half-accumulation"
-"""The fault that only half types can show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Space:
             for fault in FAULTS
             if self.spec.family in fault.families
             and any(map(fault.can_change, self.names))
-            and (dtype.is_half or fault.name != HALF)
+            and (dtype.is_half or not fault.only_halves)
             and (dtype.is_float or not fault.in_dtype)
         ]
 
