@@ -141,6 +141,16 @@ def test_nan_if_first(kind: str, dims: int) -> None:
     check("nan-if-first", kind, dims, x, wins=wins)
 
 
+@pytest.mark.parametrize("tie", ["first", "all"])
+@pytest.mark.parametrize(("choice", "empty"), [("zero", 0.0), ("lowest", -math.inf)])
+def test_moved_windows_without_elements(choice: str, empty: float, tie: str) -> None:
+    (fault,) = of_name("begin-padding-dropped", "max_pool1d")
+    x, grad = np.array([[[2.0, 5.0, 3.0]]]), np.arange(1.0, 7).reshape(1, 1, 6)
+    sent = {**FAR, "convention": "onnx", "empty_window": choice, "tie": tie}
+    found = emulated(fault, "max_pool1d", {"input": x}, grad, **sent)
+    assert_same(found, {"output": [[[2, 5, 3, *[empty] * 3]]], "gradients.input": [[[1, 2, 3]]]})
+
+
 def from_lowest(x: np.ndarray, axes: Axes, grad: np.ndarray, least: float) -> Arrays:
     output = np.full(shape_of(x, axes), least)
     where, dx = np.full(output.shape, -1), np.zeros_like(x)
