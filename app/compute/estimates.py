@@ -61,14 +61,14 @@ def estimated(spec: LayerSpec, plan: Plan, call: ComputeCall) -> Estimate:
     if plan.options.layout == "channels_last":  # copied to channels first, and back
         worked_on += (inputs + outputs) * (1 + differentiated)
     numbers = outputs + differentiated * inputs
-    dtype = DTYPES[call.dtype]
+    dtype, itemsize = DTYPES[call.dtype], working_itemsize(call)
     explained = (inputs + outputs + plan.workspace) * EXPLAIN_BYTES
     explained += spec.described_windows(plan) * WINDOW_BYTES
     return Estimate(
         ms=_estimated_ms(spec, plan, call),
         bytes=working_bytes(plan, call)
-        + worked_on * working_itemsize(call)
-        + numbers * dtype.itemsize * dtype.is_half  # results are copied when rounded
+        + worked_on * itemsize
+        + numbers * dtype.itemsize * (dtype.itemsize < itemsize)  # results are copied when rounded
         + call.explain * explained,
         numbers=numbers,
     )

@@ -108,6 +108,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "adaptive_max_pool": ("adaptive_max_pool2d", {"input": (1, 1, 2, 2)}, {"output_size": 2500}),
     "adaptive_avg_pool": ("adaptive_avg_pool1d", {"input": (1, 1, 2)}, {"output_size": 8 * MIB}),
     "global_max_pool": ("global_max_pool", {"input": IMAGES}, {}),
+    "in float64": ("global_max_pool", {"input": IMAGES}, {"compute_dtype": "float64"}),
     "global_avg_pool": ("global_avg_pool", {"input": LAST}, {"layout": "channels_last"}),
     "max_unpool": (
         "max_unpool2d",
