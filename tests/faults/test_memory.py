@@ -34,7 +34,7 @@ CASES: tuple[Case, ...] = (
     ("lp_pool2d", {"input": IMAGE}, {**WINDOWS, "dilation": 2}),
     ("adaptive_max_pool2d", {"input": IMAGE}, {"output_size": SIDE - 1, "return_indices": True}),
     ("adaptive_avg_pool2d", {"input": IMAGE}, {"output_size": SIDE - 1}),
-    ("global_max_pool", {"input": (1, 2, SIDE, SIDE)}, {}),
+    ("global_max_pool", {"input": (1, 4, SIDE, SIDE)}, {}),
     ("global_avg_pool", {"input": (1, 5_000, 10, 10)}, {}),
     ("batch_norm1d", {"input": (100, 5_000)}, {"training": True}),
     ("sync_batch_norm", {"inputs": ((100, 2_500),) * 2}, {"training": True}),
