@@ -35,6 +35,11 @@ MAX_ERRORS = 16
 """Maximum number of invalid fields listed in one error."""
 
 
+def escaped(name: str) -> str:
+    """A field's name as a part of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One invalid field: a JSON pointer into the request, a stable code, and a sentence."""

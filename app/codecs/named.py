@@ -1,9 +1,10 @@
 """Adds binary tensors, given by dotted name, to a request's fields."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, escaped
 from app.schemas.tensors import (
     DTYPES,
     Field,
@@ -12,6 +13,9 @@ from app.schemas.tensors import (
     TensorPayload,
     dtype_holder,
 )
+
+INDEX = re.compile(r"0|[1-9][0-9]{0,3}")
+"""An entry of a list as a name spells it: one way each."""
 
 
 def add_tensors(
@@ -79,8 +83,11 @@ class _Adder:
         lists: dict[str, dict[str, TensorPayload]] = {}
         groups: dict[str, dict[str, TensorPayload]] = {}
         for name, payload in payloads.items():
-            head, _, rest = name.partition(".")
-            if rest and isinstance(tensors.get(head), GroupField):
+            head, dot, rest = name.partition(".")
+            if isinstance(tensors.get(head), GroupField):
+                if not dot:
+                    wanted = "expected an object, or a list of objects; got a tensor"
+                    raise _refused(path + name, "tensor-form", wanted)
                 groups.setdefault(head, {})[rest] = payload
                 continue
             field = _field(name, tensors)
@@ -129,12 +136,15 @@ class _Adder:
             return
         by_number: dict[str, dict[str, TensorPayload]] = {}
         for name, payload in payloads.items():
-            number, _, rest = name.partition(".")
+            number, dot, rest = name.partition(".")
+            if not dot:
+                wanted = "expected an object; got a tensor"
+                raise _refused(f"{path}{head}.{name}", "tensor-form", wanted)
             by_number.setdefault(number, {})[rest] = payload
         entries: Any = fields.get(head)
         for number, inner_payloads in by_number.items():
             place = f"{path}{head}.{number}"
-            known = isinstance(entries, list) and number.isdigit() and len(number) < 5
+            known = isinstance(entries, list) and INDEX.fullmatch(number)
             if not known or int(number) >= len(entries):
                 raise _refused(place, "list-numbers", "expected the index of a list entry")
             self._enter(entries[int(number)], inner_payloads, group, f"{place}.")
@@ -148,7 +158,7 @@ class _Adder:
 
 
 def _refused(name: str, code: str, what: str) -> InvalidRequest:
-    return InvalidRequest.at(name.replace(".", "/"), code, f"{name}: {what}")
+    return InvalidRequest.at(escaped(name).replace(".", "/"), code, f"{name}: {what}")
 
 
 def _field(name: str, tensors: Mapping[str, Field]) -> TensorField | None:

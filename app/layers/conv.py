@@ -65,7 +65,7 @@ class ConvShapeFields(BaseModel):
 
     out_channels: Annotated[Extent, Field(examples=[2])]
     """Number of output channels."""
-    kernel_size: Annotated[Size, Field(examples=[2])]
+    kernel_size: Annotated[Size, Field(examples=[1])]
     """Size of the window along each spatial axis."""
 
 

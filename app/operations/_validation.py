@@ -7,13 +7,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from app.errors import MAX_ERRORS, FieldError, InvalidRequest
+from app.errors import MAX_ERRORS, FieldError, InvalidRequest, escaped
 
 OUT_OF_RANGE = frozenset(
     ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 )
 MAX_SHOWN = 6
 """Longest number that an error message repeats, in characters."""
+MAX_NAME = 64
+"""How much of a field's name an error repeats, in characters."""
 
 
 def validated(model: type[BaseModel], fields: Mapping[str, object]) -> Any:
@@ -59,9 +61,11 @@ def _field_error(
 ) -> FieldError:
     # Drop the union tags after the field's name; they are not part of the request.
     name = str(loc[0]) if loc else ""
-    path = "/".join([_escaped(name), *(str(part) for part in loc[1:] if isinstance(part, int))])
+    path = "/".join(
+        [escaped(name[:MAX_NAME]), *(str(part) for part in loc[1:] if isinstance(part, int))]
+    )
     if kind == "extra_forbidden":
-        detail = f"{name[:64]}: unknown field; {nearest(name, known)}"
+        detail = f"{name[:MAX_NAME]}: unknown field; {nearest(name, known)}"
         return FieldError(f"#/{path}", "unknown-field", detail)
     code = "missing" if kind == "missing" else kind.replace("_", "-")
     return FieldError(f"#/{path}", code, f"{path}: {message}")
@@ -79,9 +83,5 @@ def _sentence(found: ErrorDetails) -> str:
 
 def nearest(name: str, known: Collection[str]) -> str:
     """A hint that names the closest known name, or all of them."""
-    near = difflib.get_close_matches(name[:64], known, 1)
+    near = difflib.get_close_matches(name[:MAX_NAME], known, 1)
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
-
-
-def _escaped(name: str) -> str:
-    return name[:64].replace("~", "~0").replace("/", "~1")

@@ -6,6 +6,7 @@ promises: shapes and bytes agree, ranks and sizes stay within their limits, text
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
@@ -14,7 +15,7 @@ from app.api.bodies import media_type
 from app.api.problems import refusal
 from app.api.v2._face import OpenInference
 from app.api.v2._mapping import check_outputs, fields_of, outputs_of
-from app.codecs import CODECS, open_inference, safetensors
+from app.codecs import CODECS, JSON, open_inference, safetensors
 from app.codecs import json as json_codec
 from app.codecs.inflate import WINDOW_BITS, inflate
 from app.compute import Engine
@@ -24,6 +25,7 @@ from app.operations import COMPUTE, LAYER_OPERATIONS, Context
 from app.scheduling import finished
 from app.schemas.tensors import DTYPES, TensorField, TensorPayload
 from app.settings import Settings
+from tests.fuzz._endpoints import ENDPOINTS, LIMITS, Endpoint, answered
 
 MAX_RANK, MAX_LIST, MAX_TENSORS = 8, 3, 8
 MAX_INFLATED_BYTES = 1 << 20
@@ -152,6 +154,38 @@ def answer_check(data: bytes) -> None:
     assert not (answer["match"] and answer["diagnosis"])
 
 
+def read_nested(data: bytes) -> None:
+    """A body decoded for its endpoint, and nothing more: tensors at any depth keep their promises,
+    and JSON has the members that Python's own parser finds.
+    """
+    endpoint, media, body = _addressed(data)
+    requests = LIMITS.requests
+    fields = CODECS[media].decode(
+        bytearray(body),
+        endpoint.reader.tensors,
+        max_rank=requests.max_rank,
+        max_list=requests.max_replicas,
+    )
+    _check_payloads(fields.values())
+    if media == JSON:
+        _check_members(fields, json.loads(body, parse_constant=_no_constant))
+
+
+def answer_operation(data: bytes) -> None:
+    """A request to any operation, from its bytes to its answer's."""
+    answered(*_addressed(data))
+
+
+def _addressed(data: bytes) -> tuple[Endpoint, str, bytes]:
+    """The endpoint and media type that the first line names, or others, and the body."""
+    line, _, body = data.partition(b"\n")
+    path, _, media = line.decode("latin-1").partition(" ")
+    known, number = list(ENDPOINTS), zlib.crc32(line)
+    endpoint = ENDPOINTS[path if path in ENDPOINTS else known[number % len(known)]]
+    codecs = list(endpoint.codecs)
+    return endpoint, media if media in codecs else codecs[number % len(codecs)], body
+
+
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "json": read_json,
     "safetensors": read_safetensors,
@@ -160,6 +194,8 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "headers": read_headers,
     "request": answer_request,
     "check": answer_check,
+    "nested": read_nested,
+    "operation": answer_operation,
 }
 
 
@@ -178,8 +214,22 @@ def _check_payloads(values: Iterable[object]) -> None:
             size = math.prod(value.shape) * DTYPES[value.dtype].itemsize
             assert value.data.nbytes == size, "a tensor's bytes are those of its shape"
             assert len(value.shape) <= MAX_RANK
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple | list):
             _check_payloads(value)
+        elif isinstance(value, dict):
+            _check_payloads(value.values())
+
+
+def _check_members(ours: object, pythons: object) -> None:
+    if isinstance(ours, dict) and isinstance(pythons, dict):
+        assert ours.keys() == pythons.keys()
+        for name, value in ours.items():
+            _check_members(value, pythons[name])
+    elif isinstance(ours, tuple | list) and not isinstance(ours, TensorPayload):
+        assert isinstance(pythons, list)
+        assert len(ours) == len(pythons)
+        for one, other in zip(ours, pythons, strict=True):
+            _check_members(one, other)
 
 
 def _no_constant(token: str) -> NoReturn:

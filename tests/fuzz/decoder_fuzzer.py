@@ -8,10 +8,12 @@ says what it does.
 import resource
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import atheris
 
 with atheris.instrument_imports(include=["app"]):
+    from tests.fuzz._seeds import seeds
     from tests.fuzz._targets import TARGETS, feed
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -40,8 +42,11 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         sys.exit(f"expected one of {', '.join(TARGETS)}")
     target = sys.argv.pop(1)
-    atheris.Setup([*sys.argv, str(CORPUS / target)], Harness(target))
-    atheris.Fuzz()
+    with TemporaryDirectory() as own:
+        for name, data in seeds().items() if target in ("nested", "operation") else ():
+            (Path(own) / name).write_bytes(data)
+        atheris.Setup([*sys.argv, str(CORPUS / target), own], Harness(target))
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 
 from tests._soak import SOAK, rounds
 from tests.fuzz._large_inputs import INPUTS, MIB, STATUS
+from tests.fuzz._seeds import seeds
 from tests.fuzz._targets import TARGETS, feed
 
 HERE = Path(__file__).parent
@@ -21,6 +22,8 @@ CORPUS = {
     target: {path.name: path.read_bytes() for path in sorted((HERE / "corpus" / target).iterdir())}
     for target in TARGETS
 }
+for seeded in ("nested", "operation"):
+    CORPUS[seeded] |= seeds()
 TOKENS = [
     json.loads(line).encode("latin-1")
     for line in (HERE / "tokens.dict").read_text().splitlines()

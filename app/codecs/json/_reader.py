@@ -10,7 +10,7 @@ from app.codecs.json._rows import Rows
 from app.codecs.json._small import decode_small
 from app.codecs.json._tensors import TensorReader, plain
 from app.codecs.json._text import members, parse, plain_kind
-from app.errors import InvalidRequest, RequestError
+from app.errors import InvalidRequest, RequestError, escaped
 from app.schemas.tensors import (
     DTYPES,
     DocumentsField,
@@ -75,7 +75,7 @@ class _Reader:
     def _object(self, value: Any, tensors: Fields, path: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for name, item in members(value):
-            pointer = f"{path}{name}"
+            pointer = f"{path}{escaped(name)}"
             if name in fields:
                 raise InvalidRequest.at(pointer, "duplicate-field", f"{pointer}: duplicate field")
             fields[name] = (

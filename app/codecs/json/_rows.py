@@ -8,6 +8,7 @@ import numpy as np
 import simdjson
 
 from app.codecs.json._text import members
+from app.errors import escaped
 from app.schemas.tensors import Shape
 
 SHORT_ROW_BYTES = 128
@@ -61,7 +62,7 @@ class Rows:
 
 
 def _join(pointer: str, key: str) -> str:
-    return f"{pointer}/{key}" if pointer else key
+    return f"{pointer}/{escaped(key)}" if pointer else escaped(key)
 
 
 def _has_shape(value: Any, shape: Shape) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import simdjson
 
-from app.errors import FieldError, InvalidRequest, MalformedBody
+from app.errors import FieldError, InvalidRequest, MalformedBody, escaped
 from app.schemas.tensors import json_kind
 
 MAX_MEMBERS = 256
@@ -136,6 +136,6 @@ def _infinite_numbers(value: object, pointer: str) -> Iterator[str]:
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            yield from _infinite_numbers(item, f"{pointer}/{key}")
+            yield from _infinite_numbers(item, f"{pointer}/{escaped(str(key))}")
     elif isinstance(value, float) and math.isinf(value):
         yield pointer

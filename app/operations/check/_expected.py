@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.codecs import scalar
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, escaped
 from app.layers import LayerSpec
-from app.operations._validation import nearest
+from app.operations._validation import MAX_NAME, nearest
 from app.schemas.tensors import Field, GroupField, TensorField, TensorPayload, json_kind
 
 SHAPES = ("output_shape", "output_shapes")
@@ -50,10 +50,13 @@ def _grouped(tree: Mapping[str, Any], most: int) -> Mapping[str, Field]:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Tensors by dotted name, and the shape or shapes of the output, if they were sent."""
+    """Tensors by dotted name, the shape or shapes of the output if they were sent, and where in
+    `expected` each stands.
+    """
 
     tensors: Mapping[str, TensorPayload]
     shapes: Mapping[str, Any]
+    places: Mapping[str, str]
 
 
 def expected_of(sent: Mapping[str, object], dtype: str) -> Expected:
@@ -67,29 +70,43 @@ def expected_of(sent: Mapping[str, object], dtype: str) -> Expected:
         detail = "expected: send at least one of your own results, such as `output`"
         raise InvalidRequest.at("expected", "missing", detail)
     shapes = {name: _shape(name, sent[name]) for name in SHAPES if name in sent}
-    rest = {name: value for name, value in sent.items() if name not in SHAPES}
-    return Expected(dict(_flat(rest, "", dtype)), shapes)
+    places = {name: name for name in shapes}
+    tensors: dict[str, TensorPayload] = {}
+    rest = {name: value for name, value in sent.items() if name not in shapes}
+    for name, place, payload in _flat(rest, (), dtype):
+        if name in tensors:
+            detail = f"expected/{place}: sent twice, also as expected/{places[name]}"
+            raise InvalidRequest.at(f"expected/{place}", "duplicate-field", detail)
+        tensors[name], places[name] = payload, place
+    return Expected(tensors, shapes, places)
 
 
-def _flat(value: Any, path: str, dtype: str) -> Iterator[tuple[str, TensorPayload]]:
+def _flat(
+    value: Any, path: tuple[str, ...], dtype: str
+) -> Iterator[tuple[str, str, TensorPayload]]:
+    """Each tensor's dotted name, its place as in a pointer, and itself."""
     match value:
-        case TensorPayload():
-            yield path, value
         case Mapping():
             for name, item in value.items():
-                yield from _flat(item, f"{path}.{name}" if path else name, dtype)
-        case tuple() | list():
+                yield from _flat(item, (*path, name), dtype)
+        case tuple() | list() if not isinstance(value, TensorPayload):
             for index, item in enumerate(value):
-                yield from _flat(item, f"{path}.{index}", dtype)
+                yield from _flat(item, (*path, str(index)), dtype)
         case _:
-            yield path, _scalar(value, path, "int64" if path in INTEGERS else dtype)
+            name = ".".join(path)
+            place = "/".join(escaped(part[:MAX_NAME]) for part in path)
+            is_tensor = isinstance(value, TensorPayload)
+            yield name, place, value if is_tensor else _scalar(value, name, place, dtype)
 
 
-def _scalar(value: object, path: str, dtype: str) -> TensorPayload:
-    payload = scalar(value, dtype)
+def _scalar(value: object, name: str, place: str, dtype: str) -> TensorPayload:
+    wanted = "int64" if name in INTEGERS else dtype
+    payload = scalar(value, wanted)
     if payload is None:
-        place, came = path.replace(".", "/"), json_kind(value)
-        detail = f"expected/{place}: expected a tensor, or a number of dtype {dtype}; got {came}"
+        detail = (
+            f"expected/{place}: expected a tensor, or a number of dtype {wanted}; "
+            f"got {json_kind(value)}"
+        )
         raise InvalidRequest.at(f"expected/{place}", "tensor-type", detail)
     return payload
 
@@ -111,18 +128,17 @@ def _shape(name: str, value: Any) -> Any:
     raise InvalidRequest.at(f"expected/{name}", "shape-form", detail)
 
 
-def check_names(names: Collection[str], known: Collection[str]) -> None:
+def check_names(expected: Expected, known: Collection[str]) -> None:
     """Refuse results that this request does not have.
 
     Raises:
         InvalidRequest: at the first of them; it lists those that there are.
 
     """
-    for name in names:
+    for name in (*expected.tensors, *expected.shapes):
         if name in known:
             continue
         hint = nearest(name, known)
         listed = "" if hint.startswith("expected") else f"; expected one of {', '.join(known)}"
-        detail = f"expected/{name[:64]}: this request answers no such result; {hint}{listed}"
-        pointer = "/".join(part.replace("~", "~0") for part in name[:128].split("."))
-        raise InvalidRequest.at(f"expected/{pointer}", "unknown-result", detail)
+        detail = f"expected/{name[:MAX_NAME]}: this request answers no such result; {hint}{listed}"
+        raise InvalidRequest.at(f"expected/{expected.places[name]}", "unknown-result", detail)

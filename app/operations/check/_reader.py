@@ -91,7 +91,7 @@ class CheckReader:
         shapes = ("output_shapes",) if self._spec.many else ("output_shape",)
         if not DTYPES[call.dtype].is_float:
             known = {n: shape for n, shape in known.items() if not n.startswith("gradients.")}
-        check_names((*expected.tensors, *expected.shapes), (*known, *shapes))
+        check_names(expected, (*known, *shapes))
         if _has_gradients(expected):
             self._check_gradient(call)
         limits = self._engine.limits.results
@@ -172,7 +172,8 @@ class CheckReader:
             checked.plan,
             self._engine.device,
         )
-        answer = self._engine.run(spec, call, plan)
+        with _pointing_into("request"):
+            answer = self._engine.run(spec, call, plan)
         yield
         bounds = checked.bounds
         if bounds.need_scales:
