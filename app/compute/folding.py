@@ -60,6 +60,9 @@ def check_pair(
         spec, options = conv
         bounds.check_extents(options, most)
         weight = shapes["conv"]["weight"]
+        if 0 in weight:
+            detail = f"weight: all axes must be non-empty; got shape {list(weight)}"
+            raise InvalidRequest.at("weight", "empty-axis", detail)
         channels = options.groups * weight[-2 if is_last(options) else 1]
         image = (1, channels, *(LONGEST,) * (len(weight) - 2))
         plan = spec.plan({"input": image, **shapes["conv"]}, options)

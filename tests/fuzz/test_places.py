@@ -28,6 +28,7 @@ VALUES: tuple[Any, ...] = (
     None, True, "", "x", "ones", 0, -1, 1.5, 2**31, 2**63, 10**400, 1e308, "NaN", "Infinity",
     "torch", "keras", [], {}, [[]], [None], [1, "x"], [[1, 2], [3]], [{}], [{"layer": "relu"}],
     {"a": {"b": [1]}}, {"shape": [2**62, 2**62], "data": []}, {"shape": [0, 3], "data": []},
+    {"shape": [1, 0, 1], "data": []}, {"shape": [0, 1, 2, 2], "data": []},
     {"shape": [1], "data": [1]}, {"shape": [2], "dtype": "float64", "base64": "AAAA"},
 )  # fmt: skip
 NAMES = (

@@ -82,6 +82,12 @@ async def test_values_that_the_reference_refuses(client: httpx.AsyncClient) -> N
     assert found.startswith("#/request/indices")
 
 
+async def test_folding_a_weight_without_inputs(client: httpx.AsyncClient) -> None:
+    norm = {"running_mean": [1], "running_var": [1]}
+    body = {"conv": {"weight": {"shape": [1, 0, 1], "data": []}}, "batch_norm": norm}
+    assert (await refused(client, "fold", body))[0] == "#/conv/weight"
+
+
 async def test_a_member_with_a_slash_hides_no_ragged_rows(client: httpx.AsyncClient) -> None:
     ragged = [[1, 2], [3], [4, 5, 6]]
     expected = {"gradients/input": ragged, "gradients": {"input": [[1, 2]]}}

@@ -29,7 +29,7 @@ from app.operations.check._report import (
     without_reference,
 )
 from app.operations.check._sample import SAMPLE_ELEMENTS, sample_of
-from app.operations.check._search import HYPOTHESIS_MS, Found, Search, Wanted
+from app.operations.check._search import Found, Search, Wanted, hypothesis_ms
 from app.scheduling import Steps
 from app.schemas.calls import ComputeCall
 from app.schemas.check import CheckCall, DiagnosisCard, TensorCard
@@ -162,7 +162,9 @@ class CheckReader:
         part = 1.0
         if self._spec.independent:
             part = min(1.0, SAMPLE_ELEMENTS / max(1, total))
-        return REFERENCE_RUNS * estimate.ms + count * (HYPOTHESIS_MS + part * estimate.ms)
+        return REFERENCE_RUNS * estimate.ms + count * (
+            hypothesis_ms(checked.plan) + part * estimate.ms
+        )
 
     def _answer(self, checked: Checked) -> Steps[Answer]:
         """Compare, and where something differs, search."""

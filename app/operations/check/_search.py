@@ -22,7 +22,11 @@ from app.schemas.calls import ComputeCall
 from app.schemas.tensors import Shape, TensorPayload
 
 HYPOTHESIS_MS = 0.3
-"""Cost of planning and comparing a hypothesis, in addition to its run."""
+"""Cost of planning and comparing a hypothesis, in addition to its run and its tensors."""
+PORT_MS = 0.02
+"""Cost of planning, packing and comparing one of a layer's tensors, of which a layer with many
+inputs has hundreds.
+"""
 SAMPLE_FACTOR = 4
 """How much wider the bounds are on a sample, where only the reference's are known."""
 
@@ -75,6 +79,7 @@ class Search:
         self._bounds = bounds
         self._sample = sample
         self._left_ms = limit_ms
+        self._each_ms = hypothesis_ms(plan)
         self._limit_bytes = limit_bytes
         self._tried = 0
         self._complete = True
@@ -194,7 +199,7 @@ class Search:
         return self._engine.run(spec, call, plan)
 
     def _spend(self, cost_ms: float) -> None:
-        self._left_ms -= cost_ms + HYPOTHESIS_MS
+        self._left_ms -= cost_ms + self._each_ms
         if self._left_ms < 0:
             raise _Spent
 
@@ -253,6 +258,11 @@ class Search:
             if not matches(part, sent(payload), bounds.of(name, shape, slices, factor)).all():
                 return False
         return True
+
+
+def hypothesis_ms(plan: Plan) -> float:
+    """The cost of a hypothesis about a request with this plan, in addition to its run."""
+    return HYPOTHESIS_MS + PORT_MS * (len(plan.inputs) + len(plan.outputs))
 
 
 def _squeezed(shape: Shape) -> Shape:
