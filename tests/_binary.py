@@ -26,10 +26,17 @@ async def post(
     http: httpx.AsyncClient, layer: str, body: object, accept: str = FILE, sent: str = ""
 ) -> httpx.Response:
     """The body is a file, or else goes as JSON."""
+    return await post_to(http, f"layers/{layer}", body, accept, sent)
+
+
+async def post_to(
+    http: httpx.AsyncClient, path: str, body: object, accept: str = FILE, sent: str = ""
+) -> httpx.Response:
+    """To any operation."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     kind = sent or (FILE if isinstance(body, bytes) else JSON)
     headers = {"Content-Type": kind, "Accept": accept}
-    return await http.post(f"/v1/layers/{layer}", content=content, headers=headers)
+    return await http.post(f"/v1/{path}", content=content, headers=headers)
 
 
 def saved_by_numpy(tensors: Tensors, **request: object) -> bytes:

@@ -128,7 +128,8 @@ def _mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
 
 
 def _numpy_mean(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    found = np.asarray(values.detach().cpu().numpy().mean(dims, keepdims=True))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.asarray(values.detach().cpu().numpy().mean(dims, keepdims=True))
     return _replaced(_mean(values, dims), found)
 
 
@@ -137,7 +138,8 @@ def _mean_in_order(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     array = values.detach().cpu().numpy()
     others = [dim for dim in range(array.ndim) if dim not in _positive(dims, array.ndim)]
     rows = array.transpose(*others, *_positive(dims, array.ndim)).reshape(mean.numel(), -1)
-    total = np.add.accumulate(rows, axis=1)[:, -1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.accumulate(rows, axis=1)[:, -1]
     return _replaced(mean, (total / array.dtype.type(rows.shape[1])).reshape(mean.shape))
 
 

@@ -23,7 +23,7 @@ from app.errors import InvalidRequest, LaminaError
 from app.main import create_app
 from app.schemas.tensors import TensorField, TensorPayload
 from app.settings import Settings
-from tests._binary import DTYPES, FILE, JSON, bits, opened, post, problem, saved
+from tests._binary import DTYPES, FILE, JSON, bits, opened, post, post_to, problem, saved
 from tests.golden import make as golden
 from tests.hostile import make as hostile
 
@@ -129,19 +129,38 @@ WRONG: dict[str, tuple[str, str]] = {
     "list-below-a-list": ("#/inputs", ""),
     "list-number-of-5000-digits": ("#/inputs", ""),
     "list-of-other-digits": ("#/inputs", ""),
+    "chain-a-tensor": ("#/layers", ""),
+    "chain-layer-a-tensor": ("#/layers/1", ""),
+    "chain-index-beyond": ("#/layers/2", ""),
+    "chain-index-negative": ("#/layers/-1", ""),
+    "chain-index-padded": ("#/layers/01", ""),
+    "chain-index-superscript": ("#/layers/\u00b2", ""),
+    "chain-index-of-other-digits": ("#/layers/\u0661", ""),
+    "chain-tensor-unknown": ("#/layers/1/wieght", ""),
+    "chain-name-with-a-slash": ("#/layers/1/a~1b", ""),
+    "result-unknown": ("#/expected/outptu", "output"),
+    "result-twice": ("#/expected/output", ""),
+    "result-in-a-shape": ("#/expected/output_shape", ""),
+    "result-below-a-result": ("#/expected/output.0", ""),
+    "result-of-another-dtype": ("#/expected/output", "float32"),
+    "result-in-a-number": ("#/expected", ""),
 }
 HOSTILE = {**dict.fromkeys(BROKEN.split(), (400, "", "")),
            **{name: (422, *expected) for name, expected in WRONG.items()}}  # fmt: skip
+
+PATHS = {
+    "list": "layers/sync_batch_norm", "chain": "sequential", "result": "layers/relu/check"
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", hostile.ATTACKS)
 async def test_hostile_files(client: httpx.AsyncClient, name: str) -> None:
     status, pointer, said = HOSTILE[name]
-    layer = "sync_batch_norm" if name.startswith("list-") else "relu"
-    wrong = problem(await post(client, layer, hostile.ATTACKS[name]), status)
+    path = PATHS.get(name.partition("-")[0], "layers/relu")
+    wrong = problem(await post_to(client, path, hostile.ATTACKS[name]), status)
     assert said in wrong["detail"]
     assert not pointer or wrong["errors"][0]["pointer"] == pointer
-    again = await post(client, layer, hostile.ATTACKS[name], JSON)
+    again = await post_to(client, path, hostile.ATTACKS[name], JSON)
     assert again.json() | {"request_id": ""} == wrong | {"request_id": ""}
 
 

@@ -1,7 +1,7 @@
 """Writes the hostile safetensors files beside it: one named attack each, always the same bytes.
 
 `python -m tests.hostile.make`. But for its attack, each file is one that `relu` answers (those
-named `list-...`: `sync_batch_norm`). What each must give stands in
+named `list-...`: `sync_batch_norm`, `chain-...`: `/v1/sequential`, `result-...`: `relu/check`). What each must give stands in
 `tests/codecs/test_safetensors.py`.
 """
 
@@ -37,6 +37,20 @@ def two(first: Header, second: Header) -> Header:
 
 def listed(tensors: Header, data: bytes = EIGHT) -> bytes:
     return framed({"__metadata__": {"request": '{"training": true}'}, **tensors}, data)
+
+
+def chained(name: str) -> bytes:
+    """A chain of two layers, with a tensor of that name."""
+    request = '{"layers": [{"layer": "relu"}, {"layer": "relu"}]}'
+    return framed({"__metadata__": {"request": request}, "input": HALF, name: REST})
+
+
+def checked(name: str, request: str = "{}", dtype: str = "F32") -> bytes:
+    """A check with a tensor of that name."""
+    return framed(
+        {"__metadata__": {"request": request}, "request.input": HALF,
+         name: entry([1], [4, 8], dtype)}
+    )  # fmt: skip
 
 
 def zipped() -> bytes:
@@ -168,6 +182,22 @@ ATTACKS = {
     ),
     "list-below-a-list": listed({"inputs.0.0": ROW, "inputs.0.1": NEXT_ROW}),
     "list-number-of-5000-digits": listed({"inputs.0": ROW, "inputs." + "9" * 5000: NEXT_ROW}),
+    # Names of nested tensors.
+    "chain-a-tensor": chained("layers"),
+    "chain-layer-a-tensor": chained("layers.1"),
+    "chain-index-beyond": chained("layers.2.bias"),
+    "chain-index-negative": chained("layers.-1.bias"),
+    "chain-index-padded": chained("layers.01.bias"),
+    "chain-index-superscript": chained("layers.\u00b2.bias"),
+    "chain-index-of-other-digits": chained("layers.\u0661.bias"),
+    "chain-tensor-unknown": chained("layers.1.wieght"),
+    "chain-name-with-a-slash": chained("layers.1.a/b"),
+    "result-unknown": checked("expected.outptu"),
+    "result-twice": checked("expected.output", '{"expected": {"output": [1]}}'),
+    "result-in-a-shape": checked("expected.output_shape"),
+    "result-below-a-result": checked("expected.output.0"),
+    "result-of-another-dtype": checked("expected.output", dtype="I32"),
+    "result-in-a-number": checked("expected.output", '{"expected": 1}'),
     "list-of-other-digits": listed({"inputs.\u0660": ROW, "inputs.\u0661": NEXT_ROW}),
 }  # fmt: skip
 FILES = {name: attack for name, attack in ATTACKS.items() if len(attack) <= MAX_FILE_BYTES}
