@@ -239,7 +239,8 @@ def test_dear_layers_add_up_to_a_refusal() -> None:
 def test_chains_of_nothing(name: str) -> None:
     """An empty batch, and empty axes, through each layer: answered or refused."""
     spec = LAYERS[name]
-    shape = np.shape(spec.example["input"])
+    sent: Any = spec.example["input"]
+    shape = np.shape(sent)
     rest = {
         key: value for key, value in spec.example.items() if key not in ("input", spec.gradient)
     }

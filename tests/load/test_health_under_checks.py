@@ -1,4 +1,4 @@
-"""Health answers while checks search for what explains random numbers: it waits for none of them."""
+"""Health answers while checks search for what explains random numbers, and waits for none."""
 
 import asyncio
 import json
