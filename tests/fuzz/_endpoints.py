@@ -92,7 +92,7 @@ def answered(endpoint: Endpoint, media: str, body: bytes) -> Any:
 
 def check_refusal(media: str, body: bytes, error: RequestError) -> None:
     """A refusal is an answer of bounded size, whose pointers lead to something in the body."""
-    problem = refusal(error)
+    problem: Any = refusal(error)
     assert 400 <= problem["status"] < 500
     assert len(json.dumps(problem)) <= MAX_PROBLEM_BYTES
     for found in error.errors:

@@ -19,7 +19,7 @@ from app.compute import Engine
 from app.errors import DeadlineExceeded, LaminaError
 from app.layers import LAYERS, is_chainable
 from app.main import create_app
-from app.operations import LAYER_OPERATIONS, SERVICE_OPERATIONS, Context, Task
+from app.operations import LAYER_OPERATIONS, SERVICE_OPERATIONS, Context, Reader, Task
 from app.operations.check._search import Search
 from app.scheduling import Deadline, finished
 from app.scheduling.deadline import clock
@@ -40,7 +40,7 @@ def task_of(path: str, body: object, max_cost_ms: int = 10_000) -> Task:
     limits = Settings(max_cost_ms=max_cost_ms).limits
     context = Context(Engine("cpu", limits), LAYERS, lambda error: {})
     layer, _, name = path.partition("/")
-    reader = (
+    reader: Reader = (
         LAYER[name].reader(context, LAYERS[layer])
         if layer in LAYERS
         else SERVICE[path].reader(context)

@@ -95,7 +95,7 @@ def changed(whole: Any) -> Iterator[Any]:
 def _places(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """Every value of a document, and of lists the first two entries."""
     yield path, node
-    inner = node.items() if isinstance(node, dict) else []
+    inner: Any = node.items() if isinstance(node, dict) else []
     inner = enumerate(node[:2]) if isinstance(node, list) else inner
     for key, item in inner:
         yield from _places(item, (*path, key))

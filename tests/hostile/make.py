@@ -1,7 +1,7 @@
 """Writes the hostile safetensors files beside it: one named attack each, always the same bytes.
 
 `python -m tests.hostile.make`. But for its attack, each file is one that `relu` answers (those
-named `list-...`: `sync_batch_norm`; `chain-...`: `/v1/sequential`; `result-...`: a check of `relu`).
+named `list-...`: `sync_batch_norm`; `chain-...`: a chain; `result-...`: a check of `relu`).
 What each must give stands in `tests/codecs/test_safetensors.py`.
 """
 
