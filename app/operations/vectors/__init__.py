@@ -20,7 +20,7 @@ from app.schemas.vectors import VectorsAnswer, vectors_model
 
 FORMAT = 1
 """Version of a set's structure."""
-MAX_BODY_BYTES = 4096
+MAX_BODY_BYTES = 64 * 1024
 CASE_MS, CASE_BYTES, CASE_NUMBERS = 25.0, 128 * 1024, 1200
 """What a case costs at most: time, memory, and numbers in request and response."""
 
