@@ -13,11 +13,9 @@ from app.layers._cases import Body
 from app.layers._precision import LONGEST_SUM, WIDENED_COPIES, is_well_scaled, mean_of
 from app.layers._spec import Plan, Port, Tensors, presets
 from app.layers._terms import Sums, Terms, by_channel, normalized
-from app.schemas.answers import Advice
 from app.schemas.options import Epsilon, Flag, LayerOptions
 from app.schemas.tensors import Shape, Shapes
 
-SMALL_BATCH = 16
 FEW_SAMPLES = 8
 """So few values can be added one by one in float32."""
 SHORTEST_PIECE = 64
@@ -274,7 +272,7 @@ def _normalized_by_hand(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The output, and the mean and biased variance `(C)`, in float64 on centered values."""
     near, x = _centered(x)
-    var, rest = torch.var_mean(x, _all_but_channels(x), correction=0, keepdim=True)
+    var, rest = torch.var_mean(x, all_but_channels(x), correction=0, keepdim=True)
     scale = (var + eps).rsqrt() * _by_channel(tensors["weight"], x)
     output = (x - rest) * scale + _by_channel(tensors["bias"], x)
     return output, mean_of(near, rest.detach().flatten()), var.detach().flatten()
@@ -282,11 +280,12 @@ def _normalized_by_hand(
 
 def _centered(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A value close to each channel's mean, `(C)`, and the input minus that value, in float64."""
-    near = x.detach().mean(_all_but_channels(x), dtype=torch.float64)
+    near = x.detach().mean(all_but_channels(x), dtype=torch.float64)
     return near, x.double() - _by_channel(near, x)
 
 
-def _all_but_channels(x: torch.Tensor) -> tuple[int, ...]:
+def all_but_channels(x: torch.Tensor) -> tuple[int, ...]:
+    """Batch and spatial axes of `(N, C, *spatial)`."""
     return (0, *range(2, x.dim()))
 
 
@@ -338,54 +337,6 @@ def batch_terms(sums: Sums, x: torch.Tensor, gradient: torch.Tensor | None) -> d
         "running_stats.mean": Terms(mean.length, mean.size + old),
         "running_stats.var": var,
     }
-
-
-def advice_on(x: torch.Tensor, tensors: Tensors, options: BatchNormOptions) -> tuple[Advice, ...]:
-    """Advice on the batch `(N, C, *spatial)` and the options."""
-    count = x.numel() // x.shape[1]
-    if not count:
-        return ()
-    var, mean = torch.var_mean(x, _all_but_channels(x), correction=0)
-    advice = []
-    if options.training and count < SMALL_BATCH:
-        advice.append(
-            Advice(
-                code="small-batch",
-                message=f"The statistics are computed from {count} values per channel.",
-                suggestion="Use a larger batch, `sync_batch_norm` over replicas, or `group_norm`.",
-            )
-        )
-    if bool((var == 0).any()):
-        advice.append(
-            Advice(
-                code="constant-channel",
-                message="A channel is constant: its variance is 0.",
-                suggestion="Its output is the bias; its input gradient is scaled by 1/sqrt(eps).",
-            )
-        )
-    if not options.training:
-        running_mean, running_var = tensors["running_mean"], tensors["running_var"]
-        spread = (running_var.clamp(min=0) + options.eps).sqrt()
-        ratio = (var + options.eps) / (running_var.clamp(min=0) + options.eps)
-        far = ((mean - running_mean).abs() > spread) | (ratio > 4) | (ratio < 0.25)
-        if bool(far.any()):
-            advice.append(
-                Advice(
-                    code="train-eval-mismatch",
-                    message="The running statistics are far from those of this batch.",
-                    suggestion="Train longer, or check momentum and preprocessing.",
-                )
-            )
-    elif (options.momentum or 0) >= 0.5 and options.momentum_weights == "batch":
-        advice.append(
-            Advice(
-                code="momentum-convention",
-                message=f"With momentum {options.momentum}, this batch outweighs all earlier ones.",
-                suggestion="0.99 in Keras is 0.01 in torch: send `1 - momentum`, or "
-                '`momentum_weights: "running"`.',
-            )
-        )
-    return tuple(advice)
 
 
 def norm_plan(

@@ -3,6 +3,7 @@
 import math
 
 from app.layers._accuracy import BATCH_NORM
+from app.layers._batch_advice import advice_on
 from app.layers._batch_statistics import (
     CHOICES,
     DIFFERENCES,
@@ -11,7 +12,6 @@ from app.layers._batch_statistics import (
     PRESETS,
     STATISTICS_PORTS,
     BatchNormOptions,
-    advice_on,
     batch_terms,
     check_parameters,
     check_running,

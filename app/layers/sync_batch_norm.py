@@ -7,6 +7,7 @@ import torch
 
 from app.errors import InvalidRequest
 from app.layers._accuracy import SYNC_BATCH_NORM
+from app.layers._batch_advice import advice_on
 from app.layers._batch_statistics import (
     CHOICES,
     DIFFERENCES,
@@ -16,7 +17,6 @@ from app.layers._batch_statistics import (
     STATISTICS,
     STATISTICS_PORTS,
     BatchNormOptions,
-    advice_on,
     batch_terms,
     check_parameters,
     check_running,

@@ -1,71 +1,16 @@
-"""Checks: what matches, what is named, where errors point, and what a search may cost."""
+"""Checks: what matches, and what is named."""
 
-import json
-import math
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from safetensors.numpy import save
 
-from app.api.problems import refusal
-from app.compute import Engine
 from app.layers import LAYERS
-from app.main import create_app
-from app.operations import LAYER_OPERATIONS, Context
-from app.scheduling import finished
-from app.settings import Settings
-from tests.conftest import LIMITS
+from tests.operations._checking import FLOOR, POOL, Checking
 
 pytestmark = pytest.mark.anyio
-TABLE = np.arange(1.0, 26).reshape(1, 1, 5, 5)
-"""One image whose size a stride of 2 does not divide."""
-POOL = {"input": TABLE.tolist(), "kernel_size": 2}
-FLOOR = [[[[7, 9], [17, 19]]]]
 CEIL = [[[[7, 9, 10], [17, 19, 20], [22, 24, 25]]]]
-
-
-class Checking:
-    """Posts checks."""
-
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self._http = http
-
-    async def post(self, layer: str, body: Any) -> httpx.Response:
-        return await self._http.post(f"/v1/layers/{layer}/check", json=body)
-
-    async def __call__(self, layer: str, request: Any, expected: Any, **more: Any) -> Any:
-        body = {"request": request, "expected": expected, **more}
-        response = await self.post(layer, body)
-        assert response.status_code == 200, response.text
-        return response.json()
-
-    async def refused(self, layer: str, body: Any) -> tuple[str, str]:
-        """The pointer and the detail of a refusal."""
-        response = await self.post(layer, body)
-        assert response.status_code == 422, response.text
-        problem = response.json()
-        return problem["errors"][0]["pointer"], problem["detail"]
-
-
-@pytest.fixture(scope="module")
-def app() -> Any:
-    """Built once: its documents take a second."""
-    return create_app(Settings())
-
-
-@pytest.fixture
-async def client(prepared: None, app: Any) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        yield http
-
-
-@pytest.fixture
-def check(client: httpx.AsyncClient) -> Checking:
-    return Checking(client)
 
 
 def named(answer: Any) -> list[Any]:
@@ -76,13 +21,15 @@ def named(answer: Any) -> list[Any]:
 # What matches.
 
 
-async def test_every_layers_own_answers_match(check: Checking, client: httpx.AsyncClient) -> None:
+async def test_every_layers_own_answers_match(
+    check: Checking, check_client: httpx.AsyncClient
+) -> None:
     """In float32, every result of every case is within the tolerances of the reference."""
     for spec in LAYERS.values():
         for case in spec.cases:
             if case.body.get("dtype", "float32") != "float32":
                 continue
-            computed = await client.post(f"/v1/layers/{spec.name}", json=dict(case.body))
+            computed = await check_client.post(f"/v1/layers/{spec.name}", json=dict(case.body))
             whole = computed.json()
             expected = {
                 name: value
@@ -305,10 +252,10 @@ async def test_a_fault_is_named(check: Checking) -> None:
 
 @pytest.mark.parametrize("name", ["max_pool2d", "batch_norm2d", "layer_norm", "conv1d"])
 async def test_random_numbers_are_explained_by_nothing(
-    check: Checking, client: httpx.AsyncClient, name: str
+    check: Checking, check_client: httpx.AsyncClient, name: str
 ) -> None:
     body = dict(LAYERS[name].own_cases[0].body)
-    whole = (await client.post(f"/v1/layers/{name}", json=body)).json()
+    whole = (await check_client.post(f"/v1/layers/{name}", json=body)).json()
     shape = np.shape(whole["output"])
     noise = np.random.default_rng(7).normal(size=shape)
     answer = await check(name, body, {"output": noise.tolist()})
@@ -356,250 +303,3 @@ async def test_a_large_input_is_searched_on_a_part_of_it(check: Checking) -> Non
     flat = (channels - mean[:, None, None]) / np.sqrt(var + 1e-3)[:, None, None]
     answer = await check("batch_norm2d", batch, {"output": flat.tolist()}, rtol=1e-6, atol=0)
     assert [fault for fault, _ in named(answer)] == ["variance-unbiased-output"]
-
-
-# Where errors point.
-
-
-@pytest.mark.parametrize(
-    ("layer", "body", "pointer", "said"),
-    [
-        ("relu", {}, "#/request", "required"),
-        ("relu", {"request": {"input": [1]}}, "#/expected", "required"),
-        ("relu", {"request": {"input": [1]}, "expected": {}}, "#/expected", "at least one"),
-        ("relu", {"request": {"input": [1]}, "expected": 3}, "#/expected", "dictionary"),
-        ("relu", {"request": [], "expected": {"output": [1]}}, "#/request", "dictionary"),
-        ("relu", {"request": {}, "expected": {"output": [1]}}, "#/request/input", "required"),
-        (
-            "max_pool2d",
-            {"request": {**POOL, "kernel_size": 0}, "expected": {"output": FLOOR}},
-            "#/request/kernel_size",
-            "greater than or equal to 1",
-        ),
-        (
-            "max_pool2d",
-            {"request": {**POOL, "kernel_size": 9}, "expected": {"output": FLOOR}},
-            "#/request/kernel_size",
-            "spans 9 elements",
-        ),
-        (
-            "relu",
-            {"request": {"input": [[1], [2, 3]]}, "expected": {"output": [1]}},
-            "#/request/input/1",
-            "expected a row of length 1",
-        ),
-        (
-            "relu",
-            {"request": {"input": [1]}, "expected": {"output": [True]}},
-            "#/expected/output/0",
-            "expected a number",
-        ),
-        (
-            "relu",
-            {"request": {"input": [1]}, "expected": {"otput": [1]}},
-            "#/expected/otput",
-            "did you mean output?; expected one of output, gradients.input, output_shape",
-        ),
-        (
-            "relu",
-            {"request": {"input": [1]}, "expected": {"gradients": {"input": [1]}}},
-            "#/request/grad_output",
-            'Send the gradient of the loss in the output, or "ones"',
-        ),
-        (
-            "relu",
-            {"request": {"input": [1], "grad_output": "ones"},
-             "expected": {"gradients": {"weight": [1]}}},
-            "#/expected/gradients/weight",
-            "gradients.input",
-        ),
-        (
-            "batch_norm1d",
-            {"request": {"input": [[1], [2]], "training": False, "running_mean": [0],
-                         "running_var": [1]},
-             "expected": {"running_stats": {"mean": [1]}}},
-            "#/expected/running_stats/mean",
-            "this request answers no such result",
-        ),
-        (
-            "max_pool1d",
-            {"request": {"input": [[[1, 2]]], "kernel_size": 2, "dtype": "int8"},
-             "expected": {"gradients": {"input": [[[1, 2]]]}}},
-            "#/expected/gradients/input",
-            "this request answers no such result",
-        ),
-        (
-            "relu",
-            {"request": {"input": [1]}, "expected": {"output_shape": [1.5]}},
-            "#/expected/output_shape",
-            "expected a list of lengths",
-        ),
-        (
-            "relu",
-            {"request": {"input": [1]}, "expected": {"output": None}},
-            "#/expected/output",
-            "expected a tensor, or a number of dtype float32; got null",
-        ),
-        ("relu", {"request": {"input": [1]}, "expected": {"output": [1]}, "rtol": -1},
-         "#/rtol", "greater than or equal to 0"),
-        ("relu", {"request": {"input": [1]}, "expected": {"output": [1]}, "ulp": 0.5},
-         "#/ulp", "integer"),
-        ("relu", {"request": {"input": [1]}, "expected": {"output": [1]}, "tolerance": 1},
-         "#/tolerance", "unknown field"),
-        (
-            "relu",
-            {"request": {"input": [1], "dtype": "float16"}, "expected": {"output": [1e6]}},
-            "#/expected/output/0",
-            "out of range for float16",
-        ),
-    ],
-)  # fmt: skip
-async def test_errors_point_into_the_check(
-    check: Checking, layer: str, body: Any, pointer: str, said: str
-) -> None:
-    where, detail = await check.refused(layer, body)
-    assert where == pointer
-    assert said in detail
-
-
-@pytest.mark.parametrize(
-    "expected",
-    [
-        {"output": [[[[[[[[[1]]]]]]]]]},
-        {"output": {"shape": [2**40], "data": [1]}},
-        {"output": {"output": {"output": [1]}}},
-        {"outputs": [[1], [1]]},
-        {"": [1]},
-        {"a.b/c~d": [1]},
-        {"x" * 5000: [1]},
-        {"replicas": [{"output": [1]}] * 3},
-        {"gradients": [1]},
-        {"gradients": 7},
-        {"output_shape": [2**70]},
-        {"output_shape": {"shape": [1], "data": [1]}},
-        {"output_shapes": [[1]]},
-        {"running_stats": {"mean": {"mean": {"mean": 1}}}},
-        {"output": "NaN", "indices": "x"},
-    ],
-)
-async def test_hostile_results_are_refused(check: Checking, expected: Any) -> None:
-    response = await check.post("relu", {"request": {"input": [1]}, "expected": expected})
-    assert response.status_code == 422, response.text
-    assert len(response.content) < 8192
-    assert response.json()["errors"][0]["pointer"].startswith("#/expected")
-
-
-async def test_empty_tensors_are_compared(check: Checking) -> None:
-    request = {"input": {"shape": [0, 2, 4], "data": []}, "kernel_size": 2}
-    assert (await check("max_pool1d", request, {"output": {"shape": [0, 2, 2], "data": []}}))[
-        "match"
-    ]
-    answer = await check("max_pool1d", request, {"output": {"shape": [0, 2, 3], "data": []}})
-    assert not answer["match"]
-
-
-# Bytes.
-
-
-async def test_a_safetensors_file_is_checked_in_its_own_dtype(client: httpx.AsyncClient) -> None:
-    x = np.array([1.0, -2.0], np.float16)
-    body = save(
-        {"request.input": x, "expected.output": np.maximum(x, 0)}, {"request": '{"rtol": 0}'}
-    )
-    headers = {"Content-Type": "application/vnd.safetensors"}
-    answer = await client.post("/v1/layers/relu/check", content=body, headers=headers)
-    assert answer.json()["match"], answer.text
-    assert answer.json()["tensors"][0]["tolerance"]["rtol"] == 0
-    mixed = save({"request.input": x, "expected.output": np.maximum(x, 0).astype("f4")})
-    answer = await client.post("/v1/layers/relu/check", content=mixed, headers=headers)
-    assert answer.json()["errors"][0]["pointer"] == "#/expected/output"
-    binary = {**headers, "Accept": "application/vnd.safetensors"}
-    answer = await client.post("/v1/layers/relu/check", content=body, headers=binary)
-    assert b'"match": true' in answer.content or b'\\"match\\":true' in answer.content
-
-
-# What it costs.
-
-
-def task_of(engine: Engine, layer: str, body: Any) -> Any:
-    from app.codecs import json as json_codec
-
-    operation = next(one for one in LAYER_OPERATIONS if one.name == "check")
-    reader = operation.reader(Context(engine, LAYERS, refusal), LAYERS[layer])
-    text = json.dumps(body).encode()
-    return reader.read(json_codec.decode(text, reader.tensors, max_rank=8, max_list=64))
-
-
-def unexplained(size: int) -> dict[str, Any]:
-    x = np.random.default_rng(1).normal(size=(1, 1, size, size)).round(3).tolist()
-    shape = (1, 1, size - 2, size - 2)
-    noise = np.random.default_rng(2).normal(size=shape).tolist()
-    request = {"input": x, "kernel_size": 3, "stride": 1}
-    return {"request": request, "expected": {"output": noise}}
-
-
-def test_the_estimate_is_an_upper_bound_that_the_limit_cuts(engine: Engine) -> None:
-    limit = LIMITS.results.max_cost_ms
-    small, large = task_of(engine, "avg_pool2d", unexplained(8)), None
-    assert 1 < small.estimate.ms < limit, "never on the event loop"
-    large = task_of(engine, "avg_pool2d", unexplained(300))
-    assert large.estimate.ms <= limit
-
-
-def test_the_search_ends_at_the_cost_limit() -> None:
-    whole = Engine("cpu", LIMITS)
-    complete = finished(task_of(whole, "avg_pool2d", unexplained(12)).work())["searched"]
-    assert complete["complete"]
-    limits = Settings(max_cost_ms=2).limits
-    engine = Engine("cpu", limits)
-    answer = finished(task_of(engine, "avg_pool2d", unexplained(12)).work())
-    assert answer["searched"]["complete"] is False
-    assert 0 < answer["searched"]["hypotheses"] < complete["hypotheses"]
-    assert answer["match"] is False
-    assert answer["diagnosis"] == []
-
-
-def test_a_search_can_be_left_between_its_steps(engine: Engine) -> None:
-    steps = task_of(engine, "avg_pool2d", unexplained(12)).work()
-    assert isinstance(steps, Iterator)
-    count = sum(1 for _ in steps)
-    assert count > 10
-    steps = task_of(engine, "avg_pool2d", unexplained(12)).work()
-    next(steps)
-    steps.close()
-
-
-def test_a_match_takes_no_search(engine: Engine) -> None:
-    task = task_of(engine, "max_pool2d", {"request": POOL, "expected": {"output": FLOOR}})
-    assert sum(1 for _ in task.work()) <= 2
-
-
-def test_plans_of_hypotheses_are_not_kept(engine: Engine) -> None:
-    before = len(engine._plans)
-    finished(task_of(engine, "avg_pool2d", unexplained(11)).work())
-    assert len(engine._plans) <= before + 1
-
-
-@pytest.fixture
-async def hasty() -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(Settings(request_timeout_ms=1000)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        yield http
-
-
-async def test_a_deadline_ends_the_search(hasty: httpx.AsyncClient) -> None:
-    body = unexplained(60)
-    answer = await hasty.post(
-        "/v1/layers/avg_pool2d/check", json=body, headers={"X-Request-Timeout-Ms": "15"}
-    )
-    assert answer.status_code in (200, 504)
-    again = await hasty.post("/v1/layers/relu", json={"input": [1]})
-    assert again.status_code == 200
-
-
-def test_worst_numbers_are_spelled_as_the_dtype_has_them(engine: Engine) -> None:
-    body = {"request": {"input": [0.1]}, "expected": {"output": [0.3]}}
-    answer = finished(task_of(engine, "relu", body).work())
-    first = answer["tensors"][0]["first_mismatch"]
-    assert (first["expected"], first["actual"]) == (0.3, 0.1)
-    assert math.isclose(answer["tensors"][0]["max_abs_error"], 0.2, rel_tol=1e-6)
