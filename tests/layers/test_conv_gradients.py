@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from app.compute import Engine
-from app.layers import conv
+from app.layers import _conv_sums
 from tests.conftest import compute
 
 LENGTHS = {1: (200,), 2: (14, 15), 3: (6, 7, 8)}
@@ -24,7 +24,7 @@ def test_gradients_in_pieces_are_those_in_float64(
 ) -> None:
     """Both ways of summing: products of each sample's matrices, and convolutions of pieces."""
     if not by_sample:
-        monkeypatch.setattr(conv, "SMALL_PRODUCT", 0)
+        monkeypatch.setattr(_conv_sums, "SMALL_PRODUCT", 0)
     torch.manual_seed(0)
     for groups, stride, dilation, padding in SETTINGS:
         x, bias = torch.randn(32, 4, *LENGTHS[dims]), torch.randn(6)
