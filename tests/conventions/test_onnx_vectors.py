@@ -22,7 +22,7 @@ WRONG_IN_EVALUATOR: dict[str, set[str]] = {
         # Pads are read in another order where every stride is 1, or run out of bounds.
         "indices-count-the-whole-tensor", "indices-in-column-major-order",
         "same-upper-pads-more-at-the-end", "same-lower-pads-more-at-the-start",
-        "padding-above-half-the-kernel",
+        "padding-above-half-the-kernel", "no-window-of-padding-is-let-through",
     },
     "avg_pool": {"nan-stays-in-its-windows"},  # NaN stands for padding, and is left out
     "lp_pool": {"partial-window-is-summed", "ceil-mode-adds-a-partial-window"},

@@ -115,7 +115,7 @@ async def test_hostile_requests(client: httpx.AsyncClient, wrong: str) -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"", 400), (b"[]", 400), (b"3", 400), (b"{", 400), (b"\xff", 400), (b"{" * 9000, 413)],
+    [(b"", 400), (b"[]", 400), (b"3", 400), (b"{", 400), (b"\xff", 400), (b"{" * 66_000, 413)],
 )
 async def test_hostile_bodies(client: httpx.AsyncClient, body: bytes, status: int) -> None:
     response = await client.post("/v1/layers/relu/vectors", content=body, headers=TEXT)
